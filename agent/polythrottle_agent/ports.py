@@ -1,0 +1,140 @@
+"""The three families of adapters at the edge: what is written, what is read, who is served.
+
+Every member of a family passes its conformance suite in tests/conformance/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from polythrottle.clock import Clock
+from polythrottle.configuration import Configuration, Level
+from polythrottle.measurement import LatencyReading, Provenance, Scope, Unavailable
+from polythrottle.studies import MeasurementPlan
+from polythrottle.study import DeviceIdentity
+
+
+class Control(Protocol):
+    """Writes one knob. A write that succeeds proves nothing: read `accepted` back."""
+
+    @property
+    def knob(self) -> str: ...
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """Every level this control can take, ascending, categories last."""
+
+    def save(self) -> Mapping[str, str]:
+        """The original state, as text that `restore` understands after a restart."""
+
+    def apply(self, level: Level) -> None:
+        """Ask for a level.
+
+        Raises:
+            InvalidInputError: not one of `levels`.
+            ControlError: the device refused.
+        """
+
+    def accepted(self) -> Level:
+        """What the device says it holds."""
+
+    def observed(self) -> Level:
+        """What runs now, under the present load."""
+
+    def restore(self, saved: Mapping[str, str]) -> None:
+        """Back to a saved state. Idempotent."""
+
+
+class ControlError(Exception):
+    """The device refused a level, or could not be read."""
+
+
+@dataclass(frozen=True)
+class EnergyWindow:
+    """What a meter read over one window: total energy, its standard error and the window's length."""
+
+    energy_j: float
+    standard_error_j: float
+    window_s: float
+
+
+class Meter(Protocol):
+    """Reads energy over a window."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def scope(self) -> Scope: ...
+
+    @property
+    def provenance(self) -> Provenance: ...
+
+    def begin(self) -> None:
+        """Open a window."""
+
+    def end(self) -> EnergyWindow | Unavailable:
+        """Close it. Unavailable says why nothing could be read; never 0 J."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a workload saw in one window. `latency` is the SLO's statistic."""
+
+    n_queries: int
+    duration_s: float
+    latency: LatencyReading | Unavailable
+    aborted_reason: str | None = None
+
+
+class Workload(Protocol):
+    """Serves queries on the device, or drives whoever does."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def model_version(self) -> str: ...
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Batch sizes it can be set to; empty where it has no such knob."""
+
+    @property
+    def default_batch_size(self) -> int: ...
+
+    def check_statistic(self, statistic: str) -> None:
+        """
+        Raises:
+            InvalidInputError: this workload cannot give that statistic; one sentence says what it can.
+        """
+
+    def warm_up(self, n_queries: int) -> None: ...
+
+    def serve(self, plan: MeasurementPlan, statistic: str) -> Served:
+        """Serve one window as the plan says, cut short by its abort rule."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """Everything the executor needs to run trials on one device.
+
+    `stock_note` says in words what the device is like as found; None where that cannot be measured (a
+    recorded table). `recorded` names the only configurations that exist, for a table with missing cells.
+    """
+
+    identity: DeviceIdentity
+    controls: Mapping[str, Control]
+    meter: Meter
+    workload: Workload
+    clock: Clock
+    stock_note: str | None
+    recorded: tuple[Configuration, ...] | None = None
+
+    def accepted(self) -> Configuration:
+        return Configuration.of({name: control.accepted() for name, control in self.controls.items()})
+
+    def observed(self) -> Configuration:
+        return Configuration.of({name: control.observed() for name, control in self.controls.items()})

@@ -1,0 +1,115 @@
+"""A trial: one configuration tried, its purpose, its state and the legal moves between states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from polythrottle.configuration import Configuration
+from polythrottle.measurement import Measurement
+from polythrottle.suggestion import Suggestion
+
+STOCK = Configuration(())
+"""Nothing is set: the device as it was found."""
+
+
+class Purpose(str, Enum):
+    """Why a trial is run."""
+
+    BASELINE = "baseline"
+    """The device as found: what the user has today."""
+    ANCHOR = "anchor"
+    """Max clocks: fixes the scale and tells whether the SLO can be reached."""
+    SEARCH = "search"
+    CONFIRM = "confirm"
+    """A repeat of the winner, the runner-up or max clocks before the answer is given."""
+    DRIFT = "drift"
+    """Max clocks again, to see whether the device changed during the search."""
+
+
+class TrialState(str, Enum):
+    QUEUED = "queued"
+    LEASED = "leased"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    INFEASIBLE = "infeasible"
+    """Measured in full, but over the SLO: teaches both models."""
+    ABORTED = "aborted"
+    """Cut short: its latency is a lower bound and its energy unknown."""
+    FAILED = "failed"
+    """Could not be applied or measured: teaches viability only."""
+    EXPIRED = "expired"
+    """Its lease ran out; it goes back to the queue with the next attempt."""
+    CANCELLED = "cancelled"
+
+    @property
+    def finished(self) -> bool:
+        return not TRANSITIONS[self]
+
+    @property
+    def measured(self) -> bool:
+        return self in (TrialState.COMPLETED, TrialState.INFEASIBLE)
+
+
+TRANSITIONS: Mapping[TrialState, frozenset[TrialState]] = {
+    TrialState.QUEUED: frozenset({TrialState.LEASED, TrialState.CANCELLED}),
+    TrialState.LEASED: frozenset(
+        {TrialState.RUNNING, TrialState.FAILED, TrialState.EXPIRED, TrialState.CANCELLED}
+    ),
+    TrialState.RUNNING: frozenset(
+        {
+            TrialState.COMPLETED,
+            TrialState.INFEASIBLE,
+            TrialState.ABORTED,
+            TrialState.FAILED,
+            TrialState.EXPIRED,
+            TrialState.CANCELLED,
+        }
+    ),
+    TrialState.EXPIRED: frozenset({TrialState.QUEUED, TrialState.CANCELLED}),
+    TrialState.COMPLETED: frozenset(),
+    TrialState.INFEASIBLE: frozenset(),
+    TrialState.ABORTED: frozenset(),
+    TrialState.FAILED: frozenset(),
+    TrialState.CANCELLED: frozenset(),
+}
+"""The only legal moves. A state with none is final."""
+
+
+class IllegalTransitionError(Exception):
+    """A trial was asked to make a move that the table does not hold."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One configuration tried in a study. `number` counts from 1 within the study."""
+
+    number: int
+    purpose: Purpose
+    configuration: Configuration
+    state: TrialState = TrialState.QUEUED
+    attempt: int = 1
+    suggestion: Suggestion | None = None
+    measurement: Measurement | None = None
+    reason: str | None = None
+
+    def moved(
+        self, to: TrialState, *, measurement: Measurement | None = None, reason: str | None = None
+    ) -> Trial:
+        """The trial in its next state.
+
+        Raises:
+            IllegalTransitionError: the move is not in `TRANSITIONS`.
+        """
+        if to not in TRANSITIONS[self.state]:
+            raise IllegalTransitionError(
+                f"trial {self.number} cannot go from {self.state.value} to {to.value}"
+            )
+        return replace(
+            self,
+            state=to,
+            attempt=self.attempt + (to is TrialState.QUEUED),
+            measurement=measurement if measurement is not None else self.measurement,
+            reason=reason if reason is not None else self.reason,
+        )
