@@ -85,7 +85,8 @@ class DeviceIdentity:
 class StudySpec:
     """Everything that defines a study. Two equal specs are the same study.
 
-    `baseline` says whether the device as found can be measured. `anchor` is max clocks with the default batch size. `max_trials` counts search trials with the
+    `baseline` says whether the device as found can be measured. `anchor` is max clocks with the default
+    batch size. `max_trials` counts search trials with the
     anchor (not the baseline, not confirmations); `max_time_s` is in the device's time.
     """
 
