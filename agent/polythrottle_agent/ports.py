@@ -53,10 +53,13 @@ class ControlError(Exception):
 
 @dataclass(frozen=True)
 class EnergyWindow:
-    """What a meter read over one window: total energy, its standard error and the window's length."""
+    """What a meter read over one window: total energy, its standard error and the window's length.
+
+    `standard_error_j` is None where a recorded table gives none.
+    """
 
     energy_j: float
-    standard_error_j: float
+    standard_error_j: float | None
     window_s: float
 
 
@@ -122,7 +125,8 @@ class Device:
     """Everything the executor needs to run trials on one device.
 
     `stock_note` says in words what the device is like as found; None where that cannot be measured (a
-    recorded table). `recorded` names the only configurations that exist, for a table with missing cells.
+    recorded table). `recorded` names the only configurations that exist, over all controls, for a recorded
+    table; None on a device that can take any.
     """
 
     identity: DeviceIdentity

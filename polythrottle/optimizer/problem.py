@@ -78,8 +78,14 @@ class OptimizerSettings:
 
     members, draw_seed: size and seed of the ensemble prior. progress_p_feasible is the probability of
     meeting the SLO that the best-so-far needs, install_p_feasible what the final answer needs.
-    safe_p_feasible is the least a trial may have in safe mode. Stops when P(within 2 % of the best)
-    exceeds stop_probability, after at least min_trials.
+
+    Trials: p_feasible_floor is the least probability of meeting the SLO a trial may have once
+    floor_after points were observed (earlier the model is too timid about batch sizes); in safe mode
+    every trial needs safe_p_feasible.
+
+    Stopping, after at least min_trials: when P(within 2 % of the best) exceeds stop_probability and
+    the expected gain of one more trial is below stop_expected_gain; `flat`, which has no members, when
+    the expected gain is below flat_stop_expected_gain.
     """
 
     strategy: Strategy = Strategy.INFORMED
@@ -88,7 +94,10 @@ class OptimizerSettings:
     draw_seed: int = 0
     progress_p_feasible: float = 0.8
     install_p_feasible: float = 0.95
-    safe_p_feasible: float = 0.8
-    stop_probability: float = 0.97
-    stop_expected_gain: float = 0.005
-    min_trials: int = 4
+    p_feasible_floor: float = 0.3
+    floor_after: int = 5
+    safe_p_feasible: float = 0.85
+    min_trials: int = 6
+    stop_probability: float = 0.96
+    stop_expected_gain: float = 0.01
+    flat_stop_expected_gain: float = 0.005

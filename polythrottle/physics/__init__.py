@@ -9,6 +9,7 @@ from polythrottle.physics.family import (
     DomainPower,
     OperatingPoint,
     ScalarOps,
+    idle_power,
     latency,
     latency_and_power,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "DomainPower",
     "OperatingPoint",
     "ScalarOps",
+    "idle_power",
     "latency",
     "latency_and_power",
 ]

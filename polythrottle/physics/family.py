@@ -209,6 +209,14 @@ def _power(model: DeviceModel, point: OperatingPoint, gpu: Number, times: _Times
         (times.mem + model.cpu_mem_share * times.cpu_batch_work / point.mem) / times.total, 1.0
     )
     cpu_use = ops.maximum(ops.minimum(times.host / times.total, 1.0) * model.cpu_intensity, 0.8 * model.spin)
+    return _total_power(model, point, gpu, (gpu_use, mem_use, cpu_use), ops)
+
+
+def _total_power(
+    model: DeviceModel, point: OperatingPoint, gpu: Number, use: tuple[Number, Number, Number], ops: Ops
+) -> Number:
+    """Power at given utilisations of GPU, memory and CPU."""
+    gpu_use, mem_use, cpu_use = use
     below = ops.where(point.mem < model.mem_step_at, 1.0, 0.0)
     mem_step = 1.0 - model.mem_step * below
     static_step = 1.0 - 0.4 * model.mem_step * below
@@ -221,6 +229,11 @@ def _power(model: DeviceModel, point: OperatingPoint, gpu: Number, times: _Times
         + model.mem.amplitude * mem_step * _domain_power(model.mem, point.mem, mem_use, ops)
         + cpu_power
     )
+
+
+def idle_power(model: DeviceModel, point: OperatingPoint, ops: Ops) -> Number:
+    """Power while nothing is served at these clocks: leakage and clock trees, in the model's units."""
+    return _total_power(model, point, point.gpu, (0.0, 0.0, 0.0), ops)
 
 
 def latency(model: DeviceModel, point: OperatingPoint, ops: Ops) -> Number:

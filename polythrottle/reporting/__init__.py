@@ -1,0 +1,1 @@
+"""What a person, a script or a browser sees of a study: terminal screens, JSON and the HTML report."""

@@ -1,0 +1,166 @@
+"""Opens the device that a user names: `auto`, `emulated:BOARD` or `replay:TABLE.csv`."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from polythrottle.clock import Clock, VirtualClock
+from polythrottle.errors import InvalidInputError, NoDeviceError, did_you_mean
+from polythrottle.profiles import resolve_board
+from polythrottle_agent.ports import Device
+
+AUTO, EMULATED, REPLAY = "auto", "emulated", "replay"
+SCHEMES = (AUTO, EMULATED, REPLAY)
+
+JETSON_GPU_NODES = ("gv11b", "gp10b", "ga10b", "gb10b", "gpu")
+"""`device/of_node/name` of a Jetson GPU under /sys/class/devfreq; jetson_clocks and jtop look for these."""
+
+THOR_GPU_NODES = ("gpu-gpc-0", "gpu-nvd-0")
+"""Thor's GPU has no such name; its devfreq nodes are always called this."""
+
+
+def open_device(
+    text: str, workload: str | None, seed: int, clock: Clock | None = None, *, root: Path = Path("/")
+) -> Device:
+    """Open a device for a study.
+
+    Args:
+        text: `auto`, `emulated:BOARD` or `replay:TABLE.csv`.
+        workload: which of the device's workloads; None for its default or only one.
+        seed: of the emulated measurement noise.
+        clock: None for a virtual one, under which emulated time and replays take no time.
+        root: where `auto` looks for /sys, /proc and /dev.
+
+    Raises:
+        InvalidInputError: unknown kind of device, board, workload, or a table that cannot be used.
+        NoDeviceError: `auto` found nothing that this release can control.
+    """
+    scheme, colon, rest = text.strip().partition(":")
+    scheme = scheme.lower()
+    if scheme == AUTO and not colon:
+        raise NoDeviceError(_no_device(look_for_hardware(root)))
+    if scheme == AUTO:
+        raise InvalidInputError(f"Device {text!r}: auto takes nothing after it; write --device auto.")
+    if scheme not in SCHEMES:
+        raise InvalidInputError(_unknown_scheme(text, scheme))
+    if not rest:
+        example = "emulated:orin-nano-8gb" if scheme == EMULATED else "replay:TABLE.csv"
+        raise InvalidInputError(f"Device {text!r} is not complete; write for example {example}.")
+    if scheme == REPLAY:
+        from polythrottle_agent.replay import open_replay
+
+        return open_replay(Path(rest).expanduser(), workload, clock or VirtualClock())
+    from polythrottle_agent.emulation import open_emulated
+
+    return open_emulated(_emulated_board(rest), workload, clock or VirtualClock(), seed)
+
+
+def _unknown_scheme(text: str, scheme: str) -> str:
+    if text.lower().endswith(".csv"):
+        return f"Device {text!r} looks like a table; write replay:{text}."
+    try:
+        board = resolve_board(text)
+    except InvalidInputError:
+        return (
+            f"Unknown device {text!r}; {did_you_mean(scheme, SCHEMES)} "
+            "Write auto, emulated:BOARD or replay:TABLE.csv."
+        )
+    return f"Device {text!r} is the name of a board; write emulated:{text} to emulate the {board}."
+
+
+def _emulated_board(text: str) -> str:
+    """The emulator's name of a board that the user may call by any of its names.
+
+    Raises:
+        InvalidInputError: no such board, or one that has a profile but is not emulated.
+    """
+    from polythrottle_agent.emulation.boards import BOARDS
+
+    if text in BOARDS:
+        return text
+    board = resolve_board(text)
+    emulated = {resolve_board(name): name for name in BOARDS}
+    if board not in emulated:
+        raise InvalidInputError(f"Board {board} is not emulated yet; emulated are {', '.join(BOARDS)}.")
+    return emulated[board]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of hardware: what was looked for, and what was found (None: nothing)."""
+
+    looked_for: str
+    found: str | None
+
+
+def look_for_hardware(root: Path = Path("/")) -> tuple[Finding, ...]:
+    """Looks for a Jetson, an NVIDIA GPU and CPU clocks. Reads only."""
+    return (_jetson(root), _nvidia_gpu(root), _cpu_clocks(root))
+
+
+def _jetson(root: Path) -> Finding:
+    looked_for = "a Jetson (GPU under /sys/class/devfreq, /proc/device-tree/model)"
+    model = _text(root / "proc/device-tree/model")
+    nodes = [
+        node.name
+        for node in _entries(root / "sys/class/devfreq")
+        if _text(node / "device/of_node/name") in JETSON_GPU_NODES or node.name in THOR_GPU_NODES
+    ]
+    if not nodes and not (model and "jetson" in model.lower()):
+        return Finding(looked_for, None)
+    gpu = f"GPU node {', '.join(nodes)}" if nodes else "no GPU node"
+    return Finding(looked_for, f"{model or 'a board without a model name'} with {gpu}")
+
+
+def _nvidia_gpu(root: Path) -> Finding:
+    looked_for = "an NVIDIA GPU (/proc/driver/nvidia/gpus)"
+    gpus = _entries(root / "proc/driver/nvidia/gpus")
+    if gpus:
+        binding = "" if importlib.util.find_spec("pynvml") else ", without the nvidia-ml-py package"
+        return Finding(looked_for, f"NVIDIA GPU {', '.join(gpu.name for gpu in gpus)}{binding}")
+    if (root / "dev/nvidiactl").exists():
+        return Finding(looked_for, "an NVIDIA driver (/dev/nvidiactl) that lists no GPU")
+    return Finding(looked_for, None)
+
+
+def _cpu_clocks(root: Path) -> Finding:
+    looked_for = "CPU clocks (/sys/devices/system/cpu/cpufreq)"
+    policies = [e for e in _entries(root / "sys/devices/system/cpu/cpufreq") if e.name.startswith("policy")]
+    if not policies:
+        return Finding(looked_for, None)
+    driver = _text(policies[0] / "scaling_driver") or "an unnamed driver"
+    return Finding(looked_for, f"{len(policies)} CPU clock domains under {driver}")
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return sorted(directory.iterdir())
+    except OSError:  # not there or not ours to list: the same as nothing found
+        return []
+
+
+def _text(path: Path) -> str | None:
+    """Device-tree strings end in a NUL."""
+    try:
+        return path.read_bytes().decode("utf-8", "replace").strip("\0 \n")
+    except OSError:  # not there: the caller reports what was not found
+        return None
+
+
+def _no_device(findings: tuple[Finding, ...]) -> str:
+    instead = (
+        "Run --device emulated:orin-nano-8gb for an emulated board or --device replay:TABLE.csv "
+        "for a recorded table."
+    )
+    found = [finding.found for finding in findings if finding.found is not None]
+    missing = [finding.looked_for for finding in findings if finding.found is None]
+    parts = []
+    if found:
+        parts.append(f"Found {'; '.join(found)}: this release has no controls for real hardware yet.")
+    else:
+        parts.append("No hardware here can be controlled.")
+    if missing:
+        parts.append(f"Looked for {', '.join(missing)}: not there.")
+    return " ".join([*parts, instead])

@@ -1,0 +1,53 @@
+"""`emulated:BOARD` as a device: controls, meter and workload of one emulated board."""
+
+from __future__ import annotations
+
+from polythrottle.clock import Clock
+from polythrottle.configuration import SearchSpace
+from polythrottle.measurement import Provenance
+from polythrottle.study import DeviceIdentity
+from polythrottle_agent.controls.emulated import EMULATED_KNOBS, EmulatedControl
+from polythrottle_agent.emulation.behaviour import Behaviour
+from polythrottle_agent.emulation.board import EmulatedBoard
+from polythrottle_agent.emulation.calibration import DEFAULT_WORKLOAD
+from polythrottle_agent.meters.emulated import EmulatedMeter
+from polythrottle_agent.ports import Device
+from polythrottle_agent.workloads.emulated import EmulatedWorkload
+
+
+def open_emulated(board: str, workload: str | None, clock: Clock, seed: int) -> Device:
+    """A device whose every number is emulated, in the state it is found in.
+
+    Args:
+        board: one of `BOARDS`.
+        workload: one of `WORKLOADS`; None for `DEFAULT_WORKLOAD`.
+        clock: with a `VirtualClock` an hour of trials takes no time.
+        seed: of the noise; the same calls on the same seed give the same numbers.
+
+    Raises:
+        InvalidInputError: an unknown board or workload; close names are given.
+    """
+    behaviour = Behaviour.of(board, DEFAULT_WORKLOAD if workload is None else workload)
+    emulated = EmulatedBoard(behaviour, clock, seed)
+    tables = behaviour.board
+    label = f"{tables.label}, emulated"
+    if tables.extrapolated is not None:
+        label += f" (extrapolated from {tables.extrapolated})"
+    return Device(
+        identity=DeviceIdentity(
+            id=f"emulated:{tables.name}",
+            board=tables.name,
+            label=label,
+            provenance=Provenance.EMULATED,
+            tables_digest=SearchSpace(tuple(tables.knobs.values())).digest,
+        ),
+        controls={knob: EmulatedControl(emulated, knob) for knob in EMULATED_KNOBS},
+        meter=EmulatedMeter(emulated),
+        workload=EmulatedWorkload(emulated),
+        clock=clock,
+        stock_note=(
+            f"emulated as found: GPU between {tables.gpu_mhz[0]:g} and {tables.gpu_mhz[-1]:g} MHz, where the "
+            f"governor runs about {emulated.gpu_under_load_mhz:.0f} MHz under this load; memory unlocked; "
+            f"CPU under its governor; batch {emulated.nodes.batch}"
+        ),
+    )

@@ -1,0 +1,186 @@
+"""One trial on one device: apply, read back, settle, warm up, measure, judge."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from enum import Enum
+
+from polythrottle.configuration import Configuration, Level, format_level
+from polythrottle.errors import InvalidInputError
+from polythrottle.measurement import EnergyReading, Measurement, Provenance, Unavailable
+from polythrottle.objective import LatencySlo
+from polythrottle.studies import Aborted, Assignment, Failed, Measured, MeasurementPlan, Outcome
+from polythrottle.trial import STOCK
+from polythrottle_agent.holding import HeldDevice
+from polythrottle_agent.ports import ControlError, Device, EnergyWindow, Served
+
+CLOCK_TOLERANCE = 0.02
+"""A clock this close to the requested one is that clock: counters and dividers round."""
+
+
+class Phase(str, Enum):
+    """What the executor is doing, for a progress line."""
+
+    APPLYING = "applying"
+    SETTLING = "settling"
+    WARMING_UP = "warming up"
+    MEASURING = "measuring"
+
+
+class StopRequested(Exception):
+    """The trial was given up between two phases because `should_stop` said so; it has no outcome."""
+
+
+class Executor:
+    """Runs trials.
+
+    `fixed` is applied with every configuration, except with STOCK, which puts everything back as it was
+    found. The device is left as the trial set it: `held` restores it.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        held: HeldDevice,
+        on_phase: Callable[[Phase], None] | None = None,
+        *,
+        fixed: Mapping[str, Level] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> None:
+        self._device = device
+        self._held = held
+        self._on_phase = on_phase
+        self._fixed = dict(fixed or {})
+        self._should_stop = should_stop
+
+    def run(self, assignment: Assignment, slo: LatencySlo) -> Outcome:
+        """Run a trial to its outcome.
+
+        A configuration that cannot be set or measured is `Failed` with the reason. A device that accepted
+        or ran other levels than requested is measured all the same: the three are kept, and noted.
+
+        Raises:
+            InvalidInputError: the workload cannot give the SLO's statistic.
+            StopRequested: `should_stop` turned true.
+        """
+        self._device.workload.check_statistic(slo.statistic)
+        configuration, plan = assignment.trial.configuration, assignment.plan
+        try:
+            self._enter(Phase.APPLYING)
+            self._apply(configuration)
+            accepted = self._device.accepted()
+            self._enter(Phase.SETTLING)
+            self._device.clock.sleep(plan.settle_s)
+            self._enter(Phase.WARMING_UP)
+            self._device.workload.warm_up(plan.warmup_queries)
+            self._enter(Phase.MEASURING)
+            return self._measure(configuration, accepted, plan, slo)
+        except ControlError as error:
+            return Failed(f"{configuration or 'stock'}: {error}")
+
+    def _enter(self, phase: Phase) -> None:
+        if self._should_stop is not None and self._should_stop():
+            raise StopRequested(phase.value)
+        if self._on_phase is not None:
+            self._on_phase(phase)
+
+    def _apply(self, configuration: Configuration) -> None:
+        if configuration == STOCK:
+            problems = self._held.restore()
+            if problems:
+                raise ControlError("; ".join(str(problem) for problem in problems))
+            return
+        try:
+            self._held.apply({**self._fixed, **configuration})
+        except InvalidInputError as error:
+            # A level that the control does not take: the tables changed since the space was built.
+            raise ControlError(str(error)) from error
+
+    def _measure(
+        self, configuration: Configuration, accepted: Configuration, plan: MeasurementPlan, slo: LatencySlo
+    ) -> Outcome:
+        device = self._device
+        started_s = device.clock.now()
+        device.meter.begin()
+        try:
+            served = device.workload.serve(plan, slo.statistic)
+            # Read before anything else: clocks fall as soon as the load is gone.
+            observed = device.observed()
+        finally:
+            window = device.meter.end()
+        duration_s = device.clock.now() - started_s
+        requested = {**self._fixed, **configuration} if configuration != STOCK else {}
+        total_j = None if isinstance(window, Unavailable) else window.energy_j
+        if device.meter.provenance is Provenance.AS_RECORDED:
+            total_j = None  # what the recording cost is not in the table
+
+        def measurement(energy: EnergyReading | Unavailable) -> Measurement:
+            return Measurement(
+                requested=configuration,
+                accepted=_only(accepted, configuration),
+                observed=_only(observed, configuration),
+                energy=energy,
+                latency=served.latency,
+                started_s=started_s,
+                duration_s=duration_s,
+                total_energy_j=total_j,
+                aborted_reason=served.aborted_reason,
+                notes=(
+                    *_differences("accepted", requested, accepted),
+                    *_differences("ran", requested, observed),
+                ),
+            )
+
+        if isinstance(served.latency, Unavailable):
+            return Failed(f"no latency: {served.latency.reason}")
+        if served.aborted_reason is not None:
+            reason = served.aborted_reason
+            return Aborted(measurement(Unavailable(f"the window was cut short: {reason}")), reason)
+        energy = self._energy_per_query(window, served)
+        if isinstance(energy, Unavailable):
+            return Failed(f"no energy: {energy.reason}")
+        return Measured(measurement(energy))
+
+    def _energy_per_query(
+        self, window: EnergyWindow | Unavailable, served: Served
+    ) -> EnergyReading | Unavailable:
+        """The window's whole energy, idle time included, over its queries."""
+        if isinstance(window, Unavailable):
+            return window
+        meter, n = self._device.meter, served.n_queries
+        if n < 1:
+            return Unavailable("no query was served in the window")
+        if not math.isfinite(window.energy_j) or window.energy_j <= 0:
+            return Unavailable(f"{meter.name} read {window.energy_j:g} J over {window.window_s:g} s")
+        error_j = window.standard_error_j
+        return EnergyReading(
+            energy_j=window.energy_j / n,
+            standard_error_j=None if error_j is None else error_j / n,
+            meter=meter.name,
+            scope=meter.scope,
+            provenance=meter.provenance,
+            window_s=window.window_s,
+        )
+
+
+def _only(levels: Configuration, configuration: Configuration) -> Configuration:
+    """The levels of the trial's own knobs; of all knobs for STOCK."""
+    if configuration == STOCK:
+        return levels
+    return Configuration.of({name: levels[name] for name in configuration})
+
+
+def _differences(verb: str, requested: Mapping[str, Level], got: Configuration) -> list[str]:
+    return [
+        f"{name}: requested {format_level(level)}, {verb} {format_level(got[name])}"
+        for name, level in requested.items()
+        if not _same(level, got[name])
+    ]
+
+
+def _same(requested: Level, got: Level) -> bool:
+    if isinstance(requested, str) or isinstance(got, str):
+        # Under a governor's own choice (`unlocked`) any clock is what was asked for.
+        return isinstance(requested, str)
+    return math.isclose(requested, got, rel_tol=CLOCK_TOLERANCE)

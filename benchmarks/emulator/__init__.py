@@ -1,0 +1,1 @@
+"""The emulator beside the PolyThrottle paper, and the fit that calibrated it."""

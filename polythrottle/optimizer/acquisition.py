@@ -1,0 +1,50 @@
+"""What is worth trying next: constrained expected improvement, exact over the whole grid."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from polythrottle.optimizer.surrogate import Posterior
+
+_SQRT_2PI = math.sqrt(2.0 * math.pi)
+NO_INCUMBENT_TRADE = 0.3
+"""Weight of energy against log P(feasible) while nothing feasible is known."""
+STOP_BAND = 0.02
+"""The stopping rule asks whether the recommendation is within this share of the best."""
+
+
+def constrained_improvement(
+    posterior: Posterior, log_limit: float, latency_weight: float, incumbent: float
+) -> Tensor:
+    """(N,) expected relative saving times feasibility, averaged over the members.
+
+    Averaging the product keeps the dependence of energy and latency across members.
+    """
+    mean, variance = posterior.energy(latency_weight)
+    sd = variance.sqrt()
+    u = (incumbent - mean) / sd
+    improvement = sd * (u * torch.special.ndtr(u) + torch.exp(-0.5 * u * u) / _SQRT_2PI)
+    feasible = torch.special.ndtr((log_limit - posterior.latency_mean) / posterior.latency_var.sqrt())
+    return torch.matmul(posterior.weights, improvement.clamp_min(0.0) * feasible)
+
+
+def towards_feasible(posterior: Posterior, p_feasible: Tensor, latency_weight: float) -> Tensor:
+    """(N,) score while nothing feasible is known: likely feasible, and cheap among equals."""
+    mean, _ = posterior.energy(latency_weight)
+    energy = posterior.weights @ mean
+    return torch.log(p_feasible.clamp_min(1e-300)) - NO_INCUMBENT_TRADE * (energy - energy.min())
+
+
+def p_within_band(posterior: Posterior, log_limit: float, latency_weight: float, row: int) -> float:
+    """Share of members for which `row` costs at most `STOP_BAND` more than their best feasible point.
+
+    Uses the members' mean surfaces: it is not calibrated (at > 0.9 about 88 % of runs are within 5 %).
+    """
+    mean, _ = posterior.energy(latency_weight)
+    feasible = posterior.latency_mean <= log_limit
+    best = torch.where(feasible, mean, torch.full_like(mean, math.inf)).min(dim=1).values
+    close = mean[:, row] <= best + STOP_BAND
+    return float(posterior.weights @ close.double())

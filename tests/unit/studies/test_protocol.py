@@ -1,0 +1,311 @@
+"""The protocol, run to each of its ends on a device that is a formula."""
+
+from __future__ import annotations
+
+import pytest
+
+from polythrottle.configuration import Configuration
+from polythrottle.optimizer.problem import FailedTrial, Observation
+from polythrottle.study import Study, StudyState, Verdict
+from polythrottle.trial import STOCK, Purpose, TrialState
+from polythrottle_server.protocol import (
+    SMALLEST_BATCH,
+    Conclude,
+    RunTrial,
+    evidence,
+    next_step,
+    trial_seed,
+)
+
+
+def purposes(study: Study) -> str:
+    return "".join(trial.purpose.value[0] for trial in study.trials)
+
+
+def refuse(question):  # noqa: ARG001
+    raise AssertionError("the optimiser was asked too early")
+
+
+def test_baseline_then_max_clocks_then_search_then_confirmation(lab):
+    suggester = lab.Suggester(stop_after=6)
+    device = lab.Device()
+    study = lab.whole(device, suggester, slo="40ms")
+
+    # 2 × stock, 2 × max clocks, 5 more configurations, then (max clocks, winner, runner-up) twice.
+    assert purposes(study) == "bbaa" + "sssss" + "cccccc"
+    confirms = [t.configuration for t in study.of(Purpose.CONFIRM)]
+    assert confirms[:3] == confirms[3:]
+    assert confirms[0] == study.spec.anchor
+    assert study.state is StudyState.CONVERGED
+    result = study.result
+    assert result.verdict is Verdict.OPTIMAL
+    feasible = [c for c in set(device.ran) - {STOCK} if device.latency_s(c) <= 0.04]
+    assert result.chosen.configuration == min(feasible, key=device.energy_j)
+    assert result.chosen.n_windows == 3
+    assert result.n_search_trials == 6
+    assert result.n_trials == len(study.trials) == 15
+    assert result.search_time_s == pytest.approx(150.0)
+    spent = sum(t.measurement.total_energy_j for t in study.trials)
+    assert result.search_energy_j == pytest.approx(spent)
+    saved = result.stock.energy_j - result.chosen.energy_j
+    assert result.payback_queries == pytest.approx(spent / saved, abs=1.0)
+    assert "enough seen" in result.reason
+
+
+def test_the_optimiser_is_not_asked_before_max_clocks_are_known(lab):
+    spec = lab.spec()
+    study = Study("x", spec, StudyState.ACTIVE, "now")
+    assert next_step(study, refuse) == RunTrial(Purpose.BASELINE, STOCK)
+    without = Study("x", lab.spec(baseline=False), StudyState.ACTIVE, "now")
+    assert next_step(without, refuse) == RunTrial(Purpose.ANCHOR, spec.anchor)
+
+
+def test_a_third_window_decides_between_two_that_differ(lab):
+    class Unsteady(lab.Device):
+        def measure(self, c):
+            first = self.ran.count(c) == 1 and c != STOCK
+            self.slower_after, self.slower_by = (0, 1.1) if first else (None, 1.0)
+            return super().measure(c)
+
+    study = lab.whole(Unsteady(), baseline=False, slo="40ms")
+    assert len(study.of(Purpose.ANCHOR)) == 3
+
+
+def test_a_relative_slo_is_fixed_by_the_anchor_trials_alone(lab):
+    device = lab.Device(slower_after=6, slower_by=1.5)
+    study = lab.whole(device, slo="1.2x")
+    assert study.result.slo.limit_s == pytest.approx(1.2 * 0.02, rel=1e-6)
+
+
+def test_infeasible_without_a_batch_knob_is_measured_once_more(lab):
+    study = lab.whole(slo="10ms")
+    assert purposes(study) == "bbaaa"
+    assert study.state is StudyState.INFEASIBLE
+    assert study.result.verdict is Verdict.NO_FEASIBLE_FOUND
+    assert study.result.chosen is None
+    assert study.result.closest.configuration == study.spec.anchor
+    assert study.result.closest.latency_s == pytest.approx(0.02)
+    assert "20 ms" in study.result.reason
+
+
+def test_infeasible_at_the_smallest_batch_too(lab):
+    study = lab.whole(slo="5ms", batch=True)
+    assert purposes(study) == "bbaasc"
+    smallest = study.trials[4]
+    assert smallest.suggestion.provenance == SMALLEST_BATCH
+    assert smallest.configuration["batch_size"] == 1.0
+    # Measured in full, though it misses the SLO by far more than a search trial may.
+    assert smallest.state is TrialState.INFEASIBLE
+    assert study.result.closest.configuration == smallest.configuration
+    assert study.result.closest.n_windows == 2
+
+
+def test_the_smallest_batch_opens_the_search_where_max_clocks_miss(lab):
+    study = lab.whole(slo="15ms", batch=True)
+    assert purposes(study).startswith("bbaass")
+    assert study.result.chosen.configuration["batch_size"] == 1.0
+    assert study.result.chosen.latency_s <= 0.015
+
+
+def test_keep_searching_goes_on_where_max_clocks_miss(lab):
+    study = lab.whole(slo="10ms", keep_searching=True, max_trials=4)
+    assert purposes(study) == "bbaasss"
+    assert study.state is StudyState.EXHAUSTED
+    assert study.result.verdict is Verdict.NO_FEASIBLE_FOUND
+    assert study.result.closest is not None
+
+
+def test_keep_stock_where_nothing_is_cheaper_beyond_the_error(lab):
+    study = lab.whole(lab.Device(stock_energy=0.3))
+    assert study.result.verdict is Verdict.KEEP_STOCK
+    assert study.result.chosen.configuration == STOCK
+    assert study.result.saving == 0.0
+    assert study.result.payback_queries is None
+
+
+def test_stock_that_misses_the_slo_is_not_kept(lab):
+    study = lab.whole(lab.Device(stock_energy=0.3, stock_latency=2.0))
+    assert study.result.verdict is Verdict.OPTIMAL
+    assert study.of(Purpose.BASELINE)[0].state is TrialState.INFEASIBLE
+
+
+def test_the_budget_counts_distinct_search_configurations_with_max_clocks(lab):
+    study = lab.whole(suggester=lab.Suggester(stop_after=None), max_trials=4, slo="40ms")
+    assert len(study.of(Purpose.SEARCH)) == 3
+    assert study.state is StudyState.EXHAUSTED
+    assert study.result.verdict is Verdict.BEST_FEASIBLE
+    assert study.result.n_search_trials == 4
+    assert "budget of trials" in study.result.reason
+
+
+def test_the_time_budget_leaves_time_to_confirm(lab):
+    study = lab.whole(suggester=lab.Suggester(stop_after=None), max_time_s=150.0, slo="40ms")
+    assert "budget of time" in study.result.reason
+    assert study.result.search_time_s <= 150.0
+    assert study.of(Purpose.SEARCH)
+    assert study.of(Purpose.CONFIRM)
+
+
+def test_every_configuration_tried_ends_the_search(lab):
+    study = lab.whole(suggester=lab.Suggester(stop_after=None), max_trials=99, slo="40ms")
+    assert study.state is StudyState.EXHAUSTED
+    assert study.result.n_search_trials == 10
+    assert "Every configuration" in study.result.reason
+
+
+def test_a_failed_trial_is_tried_once_more_and_then_left_alone(lab):
+    spec = lab.spec()
+    once = Configuration.of({**spec.anchor, "gpu_freq_mhz": 750.0})
+    twice = Configuration.of({**spec.anchor, "mem_freq_mhz": 800.0})
+    device = lab.Device()
+    device.failing.update({once: 1, twice: 5})
+    suggester = lab.Suggester()
+    study = lab.whole(device, suggester)
+    tried = [t.configuration for t in study.of(Purpose.SEARCH)]
+    assert (tried.count(once), tried.count(twice)) == (2, 2)
+    assert any(t.state.measured for t in study.trials if t.configuration == once)
+    told = suggester.questions[-1].observations
+    assert [o for o in told if isinstance(o, FailedTrial)] == [FailedTrial(twice)] * 2
+    assert study.result.verdict is Verdict.OPTIMAL
+
+
+def test_stock_that_cannot_be_measured_does_not_end_the_study(lab):
+    device = lab.Device()
+    device.failing[STOCK] = 9
+    study = lab.whole(device)
+    assert len(study.of(Purpose.BASELINE)) == 2
+    assert study.result.stock is None
+    assert study.result.payback_queries is None
+    assert study.result.verdict is Verdict.OPTIMAL
+
+
+def test_max_clocks_that_fail_twice_end_the_study_and_resume_tries_again(lab):
+    device = lab.Device()
+    anchor = lab.spec().anchor
+    device.failing[anchor] = 2
+    studies = lab.open()
+    study = lab.drive(studies, studies.create(lab.spec()), device)
+    assert study.state is StudyState.EXHAUSTED
+    assert "the clock was refused" in study.result.reason
+    study = lab.drive(studies, studies.resume(study.id), device)
+    assert study.result.verdict is Verdict.OPTIMAL
+
+
+def test_a_device_that_fails_at_everything_ends_the_study(lab):
+    device = lab.Device()
+    spec = lab.spec()
+    for index in spec.space.indices():
+        device.failing[spec.space.at(index)] = 9
+    device.failing[spec.anchor] = 0
+    study = lab.whole(device)
+    assert study.state is StudyState.EXHAUSTED
+    assert "6 trials in a row failed" in study.result.reason
+
+
+def test_an_aborted_trial_is_a_censored_observation(lab):
+    study = lab.whole(suggester=lab.Suggester(stop_after=None), max_trials=99, slo="22ms")
+    aborted = [t for t in study.trials if t.state is TrialState.ABORTED]
+    assert aborted
+    by_configuration = {o.configuration: o for o in evidence(study)}
+    for trial in aborted:
+        observation = by_configuration[trial.configuration]
+        assert isinstance(observation, Observation)
+        assert observation.censored
+        assert observation.latency_s > 2 * 0.022
+
+
+def test_evidence_combines_the_windows_of_one_configuration_and_leaves_stock_out(lab):
+    study = lab.whole(lab.Device(error=1e-5), slo="40ms")
+    found = evidence(study)
+    assert len({o.configuration for o in found}) == len(found) == 6
+    assert STOCK not in {o.configuration for o in found}
+    # No combined reading is believed beyond 0.3 %.
+    assert all(o.latency_error == o.energy_error == pytest.approx(0.003) for o in found)
+
+
+def test_observed_clocks_are_what_the_optimiser_learns_from(lab):
+    class Sagging(lab.Device):
+        def measure(self, c):
+            from dataclasses import replace
+
+            measurement = super().measure(c)
+            if c.get("gpu_freq_mhz") == 750.0:
+                return replace(measurement, observed=Configuration.of({**c, "gpu_freq_mhz": 720.0}))
+            return measurement
+
+    study = lab.whole(Sagging(), slo="40ms")
+    for observation in evidence(study):
+        if observation.configuration["gpu_freq_mhz"] == 750.0:
+            assert observation.achieved["gpu_freq_mhz"] == 720.0
+        else:
+            assert observation.achieved is None
+
+
+def test_a_new_leader_is_confirmed_before_it_is_chosen(lab):
+    class Flattered(lab.Device):
+        """The first winner looks cheap once, and dear whenever it is measured again."""
+
+        def energy_j(self, c):
+            dear = c.get("gpu_freq_mhz") == 600.0 and c.get("mem_freq_mhz") == 1600.0
+            again = self.ran.count(c) > 1
+            return super().energy_j(c) * (3.0 if dear and again else 1.0)
+
+    class Steady(lab.Suggester):
+        """Believes the last windows: the flattered one falls to the end of the ranking."""
+
+        def suggest(self, question):
+            suggestion = super().suggest(question)
+            if question.settings.progress_p_feasible < 0.9:
+                return suggestion
+            third = next(
+                c
+                for c in suggestion.ranking
+                if c.configuration["gpu_freq_mhz"] == 750.0 and c.configuration["mem_freq_mhz"] == 800.0
+            )
+            from dataclasses import replace
+
+            rest = tuple(c for c in suggestion.ranking if c is not third)
+            return replace(suggestion, ranking=(third, *rest))
+
+    study = lab.whole(Flattered(), Steady(), slo="40ms")
+    third = study.result.chosen.configuration
+    assert third["gpu_freq_mhz"] == 750.0
+    assert third["mem_freq_mhz"] == 800.0
+    last = [t.configuration for t in study.of(Purpose.CONFIRM)][-4:]
+    assert last == [study.spec.anchor, third] * 2
+
+
+def test_confirmation_ends_even_if_the_leader_changes_for_ever(lab):
+    class Fickle(lab.Suggester):
+        def suggest(self, question):
+            suggestion = super().suggest(question)
+            turn = len(self.questions) % max(len(suggestion.ranking), 1)
+            from dataclasses import replace
+
+            return replace(suggestion, ranking=suggestion.ranking[turn:] + suggestion.ranking[:turn])
+
+    study = lab.whole(suggester=Fickle(), slo="60ms")
+    assert study.state is StudyState.CONVERGED
+    assert len(study.of(Purpose.CONFIRM)) <= 6 + 4 + 4
+    chosen = study.result.chosen.configuration
+    repeats = [t for t in study.of(Purpose.CONFIRM) if t.configuration == chosen]
+    assert chosen == study.spec.anchor or len(repeats) >= 2
+
+
+def test_seeds_differ_between_trials_and_not_between_runs(lab):
+    spec = lab.spec(seed=7)
+    seeds = [trial_seed(spec, n) for n in range(1, 50)]
+    assert len(set(seeds)) == 49
+    assert seeds == [trial_seed(lab.spec(seed=7), n) for n in range(1, 50)]
+    assert seeds[0] != trial_seed(lab.spec(seed=8), 1)
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_the_same_study_gives_the_same_step(lab):
+    suggester = lab.Suggester()
+    studies = lab.open(suggester)
+    study = lab.drive(studies, studies.create(lab.spec()), lab.Device(), trials=6)
+    first = next_step(study, suggester.suggest)
+    assert not isinstance(first, Conclude)
+    assert first == next_step(study, suggester.suggest)
+    assert suggester.questions[-1] == suggester.questions[-2]
