@@ -11,7 +11,7 @@ from polythrottle.errors import InvalidInputError
 
 _UNIT_S = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
 _SYNTAX = re.compile(
-    r"^\s*(?:(?P<statistic>p\d{1,2}(?:\.\d+)?|mean|recorded)\s*(?:<=?|≤)\s*)?"
+    r"^\s*(?:(?P<statistic>p\d{1,3}(?:\.\d+)?|mean|recorded)\s*(?:<=?|≤)\s*)?"
     r"(?P<number>[+-]?\d+(?:\.\d*)?|[+-]?\.\d+)\s*(?P<unit>us|µs|ms|s|x|×)?\s*$",
     re.IGNORECASE,
 )

@@ -102,6 +102,19 @@ def slo_limit_s(study: Study) -> float | None:
     return None
 
 
+def assumes_errors(study: Study) -> bool:
+    """Whether a reading came without an error of its own, so that one was assumed."""
+    for trial in study.trials:
+        if trial.measurement is None:
+            continue
+        energy, latency = trial.measurement.energy, trial.measurement.latency
+        if isinstance(energy, EnergyReading) and energy.standard_error_j is None:
+            return True
+        if isinstance(latency, LatencyReading) and latency.standard_error_s is None:
+            return True
+    return False
+
+
 def trial_facts(study: Study) -> tuple[TrialFacts, ...]:
     """The facts of every trial, in order."""
     limit_s = slo_limit_s(study)
@@ -166,12 +179,18 @@ def _unavailable(trial: Trial) -> str | None:
     return None
 
 
-def configuration_facts(facts: Iterable[TrialFacts]) -> tuple[ConfigurationFacts, ...]:
-    """One point for each configuration that was measured in full, stock apart, in order of first trial."""
+_OF_THE_SPACE = tuple(purpose for purpose in Purpose if purpose is not Purpose.BASELINE)
+
+
+def configuration_facts(facts: Iterable[TrialFacts], *purposes: Purpose) -> tuple[ConfigurationFacts, ...]:
+    """One point for each configuration that was measured in full, in order of first trial.
+
+    `purposes` defaults to all but the baseline: stock is not a configuration of the space.
+    """
     groups: dict[Configuration, list[TrialFacts]] = {}
     for one in facts:
         measured = one.trial.state.measured and one.energy_j is not None and one.latency_s is not None
-        if measured and one.trial.purpose is not Purpose.BASELINE:
+        if measured and one.trial.purpose in (purposes or _OF_THE_SPACE):
             groups.setdefault(one.trial.configuration, []).append(one)
     return tuple(_averaged(configuration, group) for configuration, group in groups.items())
 

@@ -7,11 +7,9 @@ palette, https://jfly.uni-koeln.de/color/).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
 
 from polythrottle.configuration import SHORT_NAMES, Knob, format_level
 from polythrottle.objective import EnergyObjective, format_energy, format_latency
@@ -24,34 +22,33 @@ from polythrottle.reporting.facts import (
     slo_limit_s,
     trial_facts,
 )
+from polythrottle.reporting.figure_parts import (
+    BLUE,
+    PURPLE,
+    STYLES,
+    Figure,
+    at_the_bottom,
+    bars,
+    configuration_series,
+    estimate_of,
+    landmark,
+    layout_of,
+    lines,
+    ring,
+    slo_label,
+    vertical_line,
+)
 from polythrottle.reporting.wording import (
     PURPOSES,
     Unit,
     configuration_text,
-    energy_text,
-    latency_text,
     objective_text,
     unit_for,
 )
 from polythrottle.study import Estimate, Study
 from polythrottle.trial import Purpose
 
-Figure = dict[str, Any]
-
-GREEN, VERMILION, ORANGE, BLUE, PURPLE, SKY = (
-    "#009E73",
-    "#D55E00",
-    "#E69F00",
-    "#0072B2",
-    "#CC79A7",
-    "#56B4E9",
-)
-_STYLES = {
-    Outcome.FEASIBLE: ("circle", GREEN),
-    Outcome.OVER: ("x", VERMILION),
-    Outcome.ABORTED: ("triangle-right-open", ORANGE),
-    Outcome.FAILED: ("asterisk-open", "--ink"),
-}
+_MEASURED = (Outcome.FEASIBLE, Outcome.OVER)
 _LABELLED_LEVELS = 6
 """An axis with at most so many levels labels each of them."""
 _LOG_SPAN = 12.0
@@ -124,31 +121,31 @@ def tradeoff(study: Study, facts: Sequence[TrialFacts], points: Sequence[Configu
         }
     ]
     searched = [p for p in points if p.configuration != study.spec.anchor]
-    for outcome in (Outcome.FEASIBLE, Outcome.OVER):
+    for outcome in _MEASURED:
         chosen = [p for p in searched if p.outcome is outcome]
         if chosen:
-            traces.append(_points(chosen, outcome, latency, energy))
+            traces.append(configuration_series(chosen, outcome, latency, energy))
     anchors = [p for p in points if p.configuration == study.spec.anchor]
-    traces += [_landmark(_estimate(p), "max clocks", "square", PURPLE, latency, energy) for p in anchors]
-    traces += [_landmark(e, "stock", "diamond", BLUE, latency, energy) for e in stock]
+    traces += [landmark(estimate_of(p), "max clocks", "square", PURPLE, latency, energy) for p in anchors]
+    traces += [landmark(e, "stock", "diamond", BLUE, latency, energy) for e in stock]
     if study.result is not None and study.result.chosen is not None:
-        traces.append(_ring(study.result.chosen, latency, energy))
-    traces += _at_the_bottom(
+        traces.append(ring(study.result.chosen, latency, energy))
+    traces += at_the_bottom(
         [f for f in facts if f.outcome is Outcome.ABORTED and f.latency_s is not None],
         lambda f: (f.latency_s or 0.0) / latency.si,
     )
     limit_s = slo_limit_s(study)
     latencies = [p.latency_s for p in points] + ([limit_s] if limit_s is not None else [])
     provenance = study.spec.device.provenance.value
-    layout = _layout(
+    layout = layout_of(
         x_title=f"{study.spec.slo.statistic} latency ({latency.name}, {provenance})",
         y_title=f"energy per query ({energy.name}, {provenance})",
     )
     if max(latencies) > _LOG_SPAN * min(latencies):
         layout["xaxis"]["type"] = "log"
     if limit_s is not None:
-        layout["shapes"] = [_vertical_line(limit_s / latency.si)]
-        layout["annotations"] = [_slo_label(limit_s, latency, logarithmic="type" in layout["xaxis"])]
+        layout["shapes"] = [vertical_line(limit_s / latency.si)]
+        layout["annotations"] = [slo_label(limit_s, latency, logarithmic="type" in layout["xaxis"])]
     return {"data": traces, "layout": layout}
 
 
@@ -181,26 +178,22 @@ def convergence(study: Study, facts: Sequence[TrialFacts]) -> Figure:
                 "hoverinfo": "skip",
             }
         )
-    special = (Purpose.BASELINE, Purpose.ANCHOR, Purpose.DRIFT)
-    for outcome in (Outcome.FEASIBLE, Outcome.OVER):
-        group = [
-            f
-            for f in facts
-            if f.outcome is outcome and f.trial.number in values and f.trial.purpose not in special
-        ]
-        if group:
-            traces.append(_trial_points(group, outcome.value, *_STYLES[outcome], values, unit, objective))
-    for name, purposes, symbol, colour in (
-        ("stock", (Purpose.BASELINE,), "diamond", BLUE),
-        ("max clocks", (Purpose.ANCHOR, Purpose.DRIFT), "square", PURPLE),
+    anchor = study.spec.anchor
+    measured = [f for f in facts if f.trial.number in values]
+    stock = [f for f in measured if f.trial.purpose is Purpose.BASELINE]
+    max_clocks = [f for f in measured if f.trial.configuration == anchor]
+    rest = [f for f in measured if f not in stock and f not in max_clocks]
+    for name, group, (symbol, colour) in (
+        *((o.value, [f for f in rest if f.outcome is o], STYLES[o]) for o in _MEASURED),
+        ("stock", stock, ("diamond", BLUE)),
+        ("max clocks", max_clocks, ("square", PURPLE)),
     ):
-        group = [f for f in facts if f.trial.purpose in purposes and f.trial.number in values]
         if group:
             traces.append(_trial_points(group, name, symbol, colour, values, unit, objective))
     for outcome in (Outcome.ABORTED, Outcome.FAILED):
-        traces += _at_the_bottom([f for f in facts if f.outcome is outcome], lambda f: f.trial.number)
+        traces += at_the_bottom([f for f in facts if f.outcome is outcome], lambda f: f.trial.number)
     provenance = study.spec.device.provenance.value
-    layout = _layout(x_title="trial", y_title=f"{objective.label} ({unit.name}, {provenance})")
+    layout = layout_of(x_title="trial", y_title=f"{objective.label} ({unit.name}, {provenance})")
     layout["xaxis"].update({"dtick": max(1, len(facts) // 10), "range": [0.5, len(facts) + 0.5]})
     return {"data": traces, "layout": layout}
 
@@ -210,11 +203,11 @@ def knob_slice(study: Study, points: Sequence[ConfigurationFacts], knob: Knob) -
     energy = unit_for((p.energy_j for p in points), format_energy)
     categorical = any(isinstance(level, str) for level in knob.levels)
     traces: list[Figure] = []
-    for outcome in (Outcome.FEASIBLE, Outcome.OVER):
+    for outcome in _MEASURED:
         group = [p for p in points if p.outcome is outcome and knob.name in p.configuration]
         if not group:
             continue
-        trace = _points(group, outcome, Unit("", 1.0), energy)
+        trace = configuration_series(group, outcome, Unit("", 1.0), energy)
         levels = [p.configuration[knob.name] for p in group]
         trace["x"] = [escape(format_level(level)) for level in levels] if categorical else list(levels)
         trace.pop("error_x")
@@ -222,13 +215,13 @@ def knob_slice(study: Study, points: Sequence[ConfigurationFacts], knob: Knob) -
     chosen = study.result.chosen if study.result is not None else None
     if chosen is not None and knob.name in chosen.configuration:
         level = chosen.configuration[knob.name]
-        ring = _ring(chosen, Unit("", 1.0), energy)
-        ring["x"] = [escape(format_level(level)) if categorical else level]
-        ring["marker"]["size"] = 18
-        traces.append(ring)
+        mark = ring(chosen, Unit("", 1.0), energy)
+        mark["x"] = [escape(format_level(level)) if categorical else level]
+        mark["marker"]["size"] = 18
+        traces.append(mark)
     provenance = study.spec.device.provenance.value
     unit = f" ({knob.unit})" if knob.unit else ""
-    layout = _layout(
+    layout = layout_of(
         x_title=f"{escape(SHORT_NAMES.get(knob.name, knob.name))}{unit}",
         y_title=f"energy ({energy.name}, {provenance})",
     )
@@ -240,75 +233,6 @@ def knob_slice(study: Study, points: Sequence[ConfigurationFacts], knob: Knob) -
         names = [escape(format_level(level)) for level in knob.levels]
         layout["xaxis"].update({"type": "category", "categoryorder": "array", "categoryarray": names})
     return {"data": traces, "layout": layout}
-
-
-def _points(points: Sequence[ConfigurationFacts], outcome: Outcome, latency: Unit, energy: Unit) -> Figure:
-    symbol, colour = _STYLES[outcome]
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": outcome.value,
-        "x": [p.latency_s / latency.si for p in points],
-        "y": [p.energy_j / energy.si for p in points],
-        "error_x": _bars([p.latency_error_s / latency.si for p in points]),
-        "error_y": _bars([p.energy_error_j / energy.si for p in points]),
-        "marker": {"symbol": symbol, "color": colour, "size": 10},
-        "hovertext": [_hover(_estimate(p), f"trial {', '.join(map(str, p.trials))}") for p in points],
-        "hoverinfo": "text",
-    }
-
-
-def _landmark(estimate: Estimate, name: str, symbol: str, colour: str, latency: Unit, energy: Unit) -> Figure:
-    """A named point of comparison."""
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": name,
-        "x": [estimate.latency_s / latency.si],
-        "y": [estimate.energy_j / energy.si],
-        "error_x": _bars([estimate.latency_error_s / latency.si]),
-        "error_y": _bars([estimate.energy_error_j / energy.si]),
-        "marker": {"symbol": symbol, "color": colour, "size": 13, "line": {"width": 1, "color": "--ink"}},
-        "hovertext": [_hover(estimate, name)],
-        "hoverinfo": "text",
-    }
-
-
-def _ring(chosen: Estimate, latency: Unit, energy: Unit) -> Figure:
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": "chosen",
-        "x": [chosen.latency_s / latency.si],
-        "y": [chosen.energy_j / energy.si],
-        "marker": {"symbol": "circle-open", "color": "--ink", "size": 22, "line": {"width": 3}},
-        "hovertext": [_hover(chosen, "chosen")],
-        "hoverinfo": "text",
-    }
-
-
-def _at_the_bottom(group: Sequence[TrialFacts], x: Any) -> list[Figure]:
-    """Trials without an energy, on an axis of their own along the bottom edge."""
-    if not group:
-        return []
-    symbol, colour = _STYLES[group[0].outcome]
-    return [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "name": group[0].outcome.value,
-            "x": [x(f) for f in group],
-            "y": [0.03] * len(group),
-            "yaxis": "y2",
-            "marker": {"symbol": symbol, "color": colour, "size": 11, "line": {"width": 2, "color": colour}},
-            "hovertext": [
-                f"trial {f.trial.number}<br>{_lines(configuration_text(f.trial.configuration))}"
-                f"<br>{escape(f.why or '')}"
-                for f in group
-            ],
-            "hoverinfo": "text",
-        }
-    ]
 
 
 def _trial_points(
@@ -327,7 +251,7 @@ def _trial_points(
         "name": name,
         "x": [f.trial.number for f in group],
         "y": [height / unit.si for height in heights],
-        "error_y": _bars(
+        "error_y": bars(
             [
                 height / unit.si * (f.energy_error_j or 0.0) / (f.energy_j or 1.0)
                 for f, height in zip(group, heights, strict=True)
@@ -336,7 +260,7 @@ def _trial_points(
         "marker": {"symbol": symbol, "color": colour, "size": 10},
         "hovertext": [
             f"trial {f.trial.number}: {PURPOSES[f.trial.purpose]}<br>"
-            f"{_lines(configuration_text(f.trial.configuration))}<br>"
+            f"{lines(configuration_text(f.trial.configuration))}<br>"
             f"{objective_text(objective, height)}" + (f"<br>{escape(f.why)}" if f.why else "")
             for f, height in zip(group, heights, strict=True)
         ],
@@ -345,95 +269,6 @@ def _trial_points(
 
 
 def _stock(facts: Iterable[TrialFacts]) -> list[Estimate]:
-    return [
-        Estimate(
-            f.trial.configuration,
-            f.energy_j,
-            f.energy_error_j or 0.0,
-            f.latency_s,
-            f.latency_error_s or 0.0,
-            1,
-        )
-        for f in facts
-        if f.trial.purpose is Purpose.BASELINE and f.energy_j is not None and f.latency_s is not None
-    ][:1]
-
-
-def _estimate(point: ConfigurationFacts) -> Estimate:
-    return Estimate(
-        point.configuration,
-        point.energy_j,
-        point.energy_error_j,
-        point.latency_s,
-        point.latency_error_s,
-        len(point.trials),
-    )
-
-
-def _hover(estimate: Estimate, title: str) -> str:
-    """Plotly reads a little HTML in hover texts, so everything that came from outside is escaped."""
-    return (
-        f"<b>{escape(title)}</b><br>{_lines(configuration_text(estimate.configuration))}<br>"
-        f"{energy_text(estimate.energy_j, estimate.energy_error_j)} per query<br>"
-        f"{latency_text(estimate.latency_s, estimate.latency_error_s)}"
-    )
-
-
-def _lines(configuration: str) -> str:
-    return escape(configuration).replace(" · ", "<br>")
-
-
-def _bars(errors: Sequence[float]) -> Figure:
-    return {"type": "data", "array": list(errors), "thickness": 1.2, "width": 3, "color": "--muted"}
-
-
-def _vertical_line(x: float) -> Figure:
-    return {
-        "type": "line",
-        "xref": "x",
-        "yref": "paper",
-        "x0": x,
-        "x1": x,
-        "y0": 0,
-        "y1": 1,
-        "line": {"color": VERMILION, "width": 2, "dash": "dash"},
-    }
-
-
-def _slo_label(limit_s: float, latency: Unit, *, logarithmic: bool) -> Figure:
-    x = limit_s / latency.si
-    return {
-        "xref": "x",
-        "yref": "paper",
-        # Annotations, unlike shapes, take a logarithmic axis in powers of ten.
-        "x": math.log10(x) if logarithmic else x,
-        "y": 1,
-        "yanchor": "bottom",
-        "text": f"SLO {format_latency(limit_s)}",
-        "showarrow": False,
-        "font": {"color": "--ink"},
-    }
-
-
-def _layout(*, x_title: str, y_title: str) -> Figure:
-    axis = {
-        "gridcolor": "--grid",
-        "linecolor": "--muted",
-        "zeroline": False,
-        "automargin": True,
-        "ticks": "outside",
-        "tickcolor": "--muted",
-    }
-    return {
-        "xaxis": {**axis, "title": {"text": x_title, "standoff": 8}},
-        "yaxis": {**axis, "title": {"text": y_title, "standoff": 8}},
-        "yaxis2": {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"color": "--ink", "size": 14, "family": "system-ui, sans-serif"},
-        "hoverlabel": {"bgcolor": "--surface", "bordercolor": "--muted", "font": {"color": "--ink"}},
-        "legend": {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
-        "margin": {"l": 60, "r": 16, "t": 28, "b": 40},
-        "dragmode": False,
-        "hovermode": "closest",
-    }
+    """The mean of all readings of the device as found; empty where there is none."""
+    baseline = [f for f in facts if f.trial.purpose is Purpose.BASELINE]
+    return [estimate_of(point) for point in configuration_facts(baseline, Purpose.BASELINE)]

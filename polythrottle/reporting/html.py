@@ -12,9 +12,11 @@ from polythrottle import __version__
 from polythrottle.configuration import SHORT_NAMES, format_level
 from polythrottle.errors import PolythrottleError, StateError
 from polythrottle.objective import format_energy, format_latency
-from polythrottle.reporting.facts import Outcome, TrialFacts, slo_limit_s, trial_facts
-from polythrottle.reporting.figures import BLUE, GREEN, PURPLE, Plot, plots
+from polythrottle.reporting.facts import Outcome, TrialFacts, assumes_errors, slo_limit_s, trial_facts
+from polythrottle.reporting.figure_parts import BLUE, GREEN, PURPLE
+from polythrottle.reporting.figures import Plot, plots
 from polythrottle.reporting.wording import (
+    ASSUMED_ERRORS,
     PROVENANCES,
     PURPOSES,
     VERDICTS,
@@ -97,7 +99,7 @@ def _context(study: Study, all_plots: Sequence[Plot]) -> dict[str, Any]:
     limit_s = slo_limit_s(study)
     return {
         "version": __version__,
-        "title": f"{spec.workload} on {spec.device.label}: {spec.objective.label} ({provenance.value})",
+        "title": _title(study),
         "provenance": provenance.value,
         "provenance_sentence": PROVENANCES[provenance],
         "answer": _answer(study.result) if study.result is not None else None,
@@ -118,6 +120,13 @@ def _context(study: Study, all_plots: Sequence[Plot]) -> dict[str, Any]:
         "rows": [_row(one, limit_s) for one in facts],
         "study_facts": _study_facts(study),
     }
+
+
+def _title(study: Study) -> str:
+    spec = study.spec
+    title = f"{spec.workload} on {spec.device.label}"
+    provenance = spec.device.provenance.value
+    return title if provenance in title else f"{title} ({provenance})"
 
 
 def _answer(result: Result) -> dict[str, Any]:
@@ -214,12 +223,19 @@ def _row(facts: TrialFacts, limit_s: float | None) -> dict[str, Any]:
         "notes": _row_notes(facts),
         "energy": "–" if facts.energy_j is None else energy_text(facts.energy_j, facts.energy_error_j),
         "latency": latency,
-        "p_feasible": "–" if prediction is None else f"{prediction.p_feasible:.2f}",
+        "p_feasible": "–" if prediction is None else _probability(prediction.p_feasible),
         "predicted": [] if prediction is None else _predicted(prediction, facts),
         "state": facts.outcome.value,
         "tone": _TONES.get(facts.outcome, "no"),
         "why": None if why is None else why.replace(" %", "\N{NO-BREAK SPACE}%"),
     }
+
+
+def _probability(probability: float) -> str:
+    """Two decimals, and never a certainty."""
+    if probability > 0.995:
+        return "> 0.99"
+    return "< 0.01" if probability < 0.005 else f"{probability:.2f}"
 
 
 def _predicted(prediction: Prediction, facts: TrialFacts) -> list[str]:
@@ -255,7 +271,7 @@ def _study_facts(study: Study) -> list[tuple[str, str]]:
     )
     rows = [
         ("Device", f"{spec.device.label} ({spec.device.id}; {spec.device.board})"),
-        ("Tables of levels", spec.device.tables_digest),
+        ("Tables of levels", f"digest {spec.device.tables_digest[:16]}"),
         ("Workload", f"{spec.workload}, version {spec.model_version}"),
         ("Latency SLO", str(spec.slo)),
         ("Objective", spec.objective.label),
@@ -271,5 +287,7 @@ def _study_facts(study: Study) -> list[tuple[str, str]]:
         ("Study", f"{study.id}, created {study.created_at}, {study.state.value}"),
         ("polythrottle", __version__),
     ]
+    if assumes_errors(study):
+        rows.append(("Errors", ASSUMED_ERRORS))
     rows += [("Note", note) for note in spec.notes]
     return rows

@@ -15,8 +15,9 @@ from polythrottle.configuration import SHORT_NAMES, format_level
 from polythrottle.measurement import LatencyReading, Provenance
 from polythrottle.objective import format_energy, format_latency
 from polythrottle.reporting.console import make_console, print_text, printable
-from polythrottle.reporting.facts import Outcome, TrialFacts, slo_limit_s, trial_facts
+from polythrottle.reporting.facts import Outcome, TrialFacts, assumes_errors, slo_limit_s, trial_facts
 from polythrottle.reporting.wording import (
+    ASSUMED_ERRORS,
     PURPOSES,
     VERDICTS,
     change_text,
@@ -295,6 +296,8 @@ def _result_rows(result: Result, study: Study) -> list[tuple[str, str]]:
         rows.append(("go on", "the same command with --resume"))
     if result.verdict is Verdict.NO_FEASIBLE_FOUND:
         rows.append(("what to do", "allow more latency, or give a smaller batch size or another model"))
+    if assumes_errors(study):
+        rows.append(("errors", ASSUMED_ERRORS))
     if study.spec.device.provenance is not Provenance.MEASURED:
         rows.append(("provenance", f"{study.spec.device.provenance.value}: not measured on this machine"))
     return rows

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from polythrottle.configuration import Configuration
-from polythrottle.measurement import Provenance
+from polythrottle.measurement import ASSUMED_RELATIVE_ERROR, Provenance
 from polythrottle.objective import EnergyObjective, format_energy, format_latency
 from polythrottle.study import Estimate, Result, Verdict
 from polythrottle.trial import Purpose
@@ -44,6 +44,10 @@ PROVENANCES: Mapping[Provenance, str] = {
     Provenance.AS_RECORDED: "As recorded: every number comes from a recorded table; no device was touched.",
     Provenance.ESTIMATED: "Estimated: the numbers are estimates, not measurements.",
 }
+
+ASSUMED_ERRORS = (
+    f"where a reading has no error of its own, {100 * ASSUMED_RELATIVE_ERROR:g} % was assumed for one window"
+)
 
 _MOST_DECIMALS = 4
 

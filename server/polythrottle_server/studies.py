@@ -14,7 +14,7 @@ from sqlmodel import Session
 
 from polythrottle.clock import Clock
 from polythrottle.errors import InvalidInputError, did_you_mean
-from polythrottle.studies import Assignment, Finished, Outcome
+from polythrottle.studies import Assignment, Finished, Outcome, Studies
 from polythrottle.study import Result, Study, StudySpec, StudyState
 from polythrottle.trial import Trial, TrialState
 from polythrottle_server import protocol
@@ -48,7 +48,7 @@ class StudyEvent:
 _Events = list[StudyEvent]
 
 
-class EmbeddedStudies:
+class EmbeddedStudies(Studies):
     """The `Studies` interface in this process.
 
     One process at a time runs the trials of a device; whoever holds the device makes sure of that. So an

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from polythrottle.errors import StateError
-from polythrottle.measurement import Provenance
+from polythrottle.measurement import EnergyReading, Provenance
 from polythrottle.objective import EnergyObjective
 from polythrottle.reporting.figures import plots
 from polythrottle.reporting.html import render_report, write_report
 from polythrottle.study import Study
+from polythrottle.trial import Purpose
 
 pytest.importorskip("jinja2")
 pytest.importorskip("plotly")
@@ -152,6 +153,7 @@ def test_the_tradeoff_tells_every_kind_of_trial_apart(study: Study) -> None:
     assert traces["chosen"]["x"] == [pytest.approx(45.3)]
     assert traces["chosen"]["y"] == [pytest.approx(612.0)]
     assert traces["meets the SLO"]["error_y"]["array"][0] == pytest.approx(7.2, abs=0.1)
+    assert traces["stock"]["y"] == [pytest.approx(812.4)]
     assert figure["layout"]["shapes"][0]["x0"] == pytest.approx(50.0)
     assert "GPU 612 MHz" in traces["meets the SLO"]["hovertext"][0]
 
@@ -164,6 +166,26 @@ def test_convergence_holds_every_trial_and_the_best_so_far(study: Study) -> None
     best = traces["best so far"]["y"]
     assert best[:9] == sorted(best[:9], reverse=True)
     assert best[-1] == pytest.approx(612.0, abs=0.5), "the mean of three windows"
+
+
+def test_stock_is_the_mean_of_its_windows(study: Study) -> None:
+    first = study.trials[0]
+    assert first.measurement is not None
+    assert isinstance(first.measurement.energy, EnergyReading)
+    energy = replace(first.measurement.energy, energy_j=0.8324)
+    second = replace(first, number=15, measurement=replace(first.measurement, energy=energy))
+    figure = next(
+        p.figure for p in plots(replace(study, trials=(*study.trials, second))) if p.id == "tradeoff"
+    )
+    stock = next(trace for trace in figure["data"] if trace["name"] == "stock")
+    assert stock["y"] == [pytest.approx(822.4, abs=0.2)]
+
+
+def test_max_clocks_are_one_series_whatever_they_were_measured_for(study: Study) -> None:
+    again = replace(study.trials[11], number=15, purpose=Purpose.CONFIRM)
+    more = replace(study, trials=(*study.trials, again))
+    figure = next(plot.figure for plot in plots(more) if plot.id == "convergence")
+    assert next(t["x"] for t in figure["data"] if t["name"] == "max clocks") == [2, 12, 15]
 
 
 def test_convergence_shows_what_was_minimised(study: Study) -> None:

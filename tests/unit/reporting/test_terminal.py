@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from polythrottle.measurement import LatencyReading
+from polythrottle.measurement import EnergyReading, LatencyReading
 from polythrottle.reporting.console import PIPED_WIDTH, make_console
 from polythrottle.reporting.terminal import ProgressScreen, show_result
 from polythrottle.study import Study, StudyState
@@ -186,3 +186,15 @@ def test_a_cancelled_study_says_how_to_go_on(study: Study) -> None:
     stream = _stream("utf-8")
     show_result(replace(study.result, state=StudyState.CANCELLED), study, make_console(stream, width=100))
     assert "--resume" in _read(stream)
+
+
+def test_an_assumed_error_is_said_to_be_assumed(study: Study) -> None:
+    assert "assumed" not in _output(study)
+    anchor = study.trials[1]
+    assert anchor.measurement is not None
+    assert isinstance(anchor.measurement.energy, EnergyReading)
+    bare = replace(anchor.measurement.energy, standard_error_j=None)
+    recorded = replace(anchor, measurement=replace(anchor.measurement, energy=bare))
+    output = _output(replace(study, trials=(recorded,)))
+    assert "905.1 mJ " in output, "no error is shown for the reading itself"
+    assert "2 % was assumed" in output

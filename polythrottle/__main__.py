@@ -1,0 +1,5 @@
+"""`python -m polythrottle` is the `polythrottle` command."""
+
+from polythrottle.cli.main import main
+
+main()

@@ -1,0 +1,299 @@
+"""The main job in Python: open a device, search, confirm, answer. The command line is a skin over this.
+
+Loaded on first use, because it may import both the agent and the server.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import platformdirs
+
+from polythrottle.clock import RealClock
+from polythrottle.configuration import Knob
+from polythrottle.errors import InvalidInputError
+from polythrottle.objective import EnergyObjective, LatencySlo
+from polythrottle.spaces import SpaceChoice, build_space
+from polythrottle.studies import Finished
+from polythrottle.study import Strategy, Study, StudySpec, StudyState
+from polythrottle.trial import Trial
+from polythrottle_agent.devices import open_device
+from polythrottle_agent.executor import Executor, Phase, StopRequested
+from polythrottle_agent.holding import DeviceLock, HeldDevice
+from polythrottle_agent.ports import Device
+from polythrottle_server.database.opening import open_database
+from polythrottle_server.studies import EmbeddedStudies
+from polythrottle_server.suggesting import InProcessSuggester
+
+STATE_DIR_VARIABLE = "POLYTHROTTLE_STATE_DIR"
+DATABASE = "polythrottle.sqlite"
+_RESUME_SEED_STEP = 1_000_003
+"""An emulated device resumed after n trials must not repeat the noise of the first n."""
+
+
+@dataclass(frozen=True)
+class TuneRequest:
+    """What to tune, and how. `knobs` may carry levels, as in `mem_freq_mhz=204/2133`."""
+
+    slo: LatencySlo
+    device: str = "auto"
+    workload: str | None = None
+    knobs: tuple[str, ...] | None = None
+    batch_sizes: tuple[int, ...] | None = None
+    fixed: tuple[tuple[str, str], ...] = ()
+    strategy: Strategy = Strategy.INFORMED
+    objective: EnergyObjective = EnergyObjective.ENERGY_PER_QUERY
+    max_trials: int = 20
+    max_time_s: float | None = None
+    safe: bool = False
+    keep_searching: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A device that was opened and what would be done with it. Nothing has been written yet."""
+
+    request: TuneRequest
+    device: Device
+    choice: SpaceChoice
+    spec: StudySpec
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.spec.notes
+
+
+class Listener(Protocol):
+    """Hears how a run goes."""
+
+    def started(self, study: Study, device_label: str, notes: Sequence[str] = ()) -> None: ...
+
+    def trial_started(self, trial: Trial) -> None: ...
+
+    def trial_finished(self, trial: Trial, study: Study) -> None: ...
+
+
+class Stopping(Protocol):
+    """Whether the user wants to stop: after the trial, or now."""
+
+    @property
+    def after_trial(self) -> bool: ...
+
+    @property
+    def now(self) -> bool: ...
+
+    def restoring(self) -> None:
+        """From here on the device is put back: nothing may interrupt that."""
+
+
+class NeverStopping:
+    """Runs to the end."""
+
+    after_trial = False
+    now = False
+
+    def restoring(self) -> None: ...
+
+
+def default_state_dir() -> Path:
+    """$POLYTHROTTLE_STATE_DIR, or the user's state directory."""
+    named = os.environ.get(STATE_DIR_VARIABLE)
+    return Path(named) if named else platformdirs.user_state_path("polythrottle")
+
+
+def open_studies(state_dir: Path) -> EmbeddedStudies:
+    """The studies kept in `state_dir`; made, and migrated, where needed.
+
+    Raises:
+        StateError: the database cannot be read or written.
+    """
+    return EmbeddedStudies(open_database(state_dir / DATABASE), InProcessSuggester(), RealClock())
+
+
+def prepare(request: TuneRequest) -> Prepared:
+    """Open the device and lay out the search. Only reads.
+
+    Raises:
+        PolythrottleError: the device, a knob, a level or the SLO's statistic cannot be had.
+    """
+    device = open_device(request.device, request.workload, request.seed)
+    device.workload.check_statistic(request.slo.statistic)
+    choice = build_space(
+        {name: Knob(name, control.levels) for name, control in device.controls.items()},
+        request.knobs,
+        dict(request.fixed),
+        request.batch_sizes,
+        device.recorded,
+        device.workload.default_batch_size,
+    )
+    spec = StudySpec(
+        device=device.identity,
+        workload=device.workload.name,
+        model_version=device.workload.model_version,
+        slo=request.slo,
+        objective=request.objective,
+        space=choice.space,
+        anchor=choice.anchor,
+        fixed=choice.fixed,
+        baseline=device.stock_note is not None,
+        strategy=request.strategy,
+        safe=request.safe,
+        keep_searching=request.keep_searching,
+        max_trials=request.max_trials,
+        max_time_s=request.max_time_s,
+        seed=request.seed,
+        notes=choice.notes,
+    )
+    return Prepared(request, device, choice, spec)
+
+
+def run(
+    prepared: Prepared,
+    state_dir: Path,
+    *,
+    resume: bool = False,
+    listener: Listener | None = None,
+    stopping: Stopping | None = None,
+    on_phase: Callable[[Phase], None] | None = None,
+) -> Study:
+    """Run the study to its end, or until `stopping` says so; the device is left as it was found.
+
+    A study that is stopped ends as cancelled, with the best so far as its result; `resume` goes on with it.
+
+    Raises:
+        DeviceBusyError: another run holds the device.
+        StateError: the state directory or the database cannot be used.
+        InvalidInputError: there is nothing to resume.
+    """
+    stopping = stopping if stopping is not None else NeverStopping()
+    with DeviceLock(state_dir, prepared.device.identity.id):
+        studies = open_studies(state_dir)
+        study = _resumed(studies, prepared) if resume else _fresh(studies, prepared.spec)
+        device = prepared.device
+        if study.trials:
+            seed = prepared.request.seed + _RESUME_SEED_STEP * len(study.trials)
+            device = open_device(prepared.request.device, prepared.request.workload, seed)
+        if listener is not None:
+            listener.started(study, device.identity.label, prepared.notes)
+        with HeldDevice(device) as held:
+            try:
+                executor = Executor(
+                    device,
+                    held,
+                    on_phase,
+                    fixed=dict(prepared.choice.fixed),
+                    should_stop=lambda: stopping.now,
+                )
+                return _loop(studies, study, executor, listener, stopping)
+            finally:
+                stopping.restoring()
+
+
+def _fresh(studies: EmbeddedStudies, spec: StudySpec) -> Study:
+    """A new study; one of the same spec that a killed run left active is closed, its trials kept."""
+    for old in studies.list():
+        if old.state is StudyState.ACTIVE and _same_question(old.spec, spec):
+            studies.cancel(old.id, "A new run was started without --resume.")
+    return studies.create(spec)
+
+
+def _resumed(studies: EmbeddedStudies, prepared: Prepared) -> Study:
+    """The newest study that asks the same question, active again."""
+    spec = prepared.spec
+    found = [study for study in studies.list() if _same_question(study.spec, spec)]
+    if not found:
+        raise InvalidInputError(
+            "There is no study to resume with this device, workload, SLO, knobs and seed; "
+            "run the same command without --resume, or see polythrottle studies list."
+        )
+    study = found[-1]
+    more_trials = max(spec.max_trials, study.spec.max_trials)
+    if study.state is StudyState.ACTIVE:
+        return studies.resume(study.id, max_trials=more_trials, max_time_s=spec.max_time_s)
+    if study.state in (StudyState.CANCELLED, StudyState.EXHAUSTED):
+        larger = more_trials if more_trials > study.spec.max_trials else None
+        return studies.resume(study.id, max_trials=larger, max_time_s=spec.max_time_s)
+    return study
+
+
+def _same_question(one: StudySpec, other: StudySpec) -> bool:
+    """Equal but for the budget, which a resumed run may raise."""
+
+    def bare(spec: StudySpec) -> StudySpec:
+        return replace(spec, max_trials=1, max_time_s=None, notes=())
+
+    return bare(one) == bare(other)
+
+
+def _loop(
+    studies: EmbeddedStudies,
+    study: Study,
+    executor: Executor,
+    listener: Listener | None,
+    stopping: Stopping,
+) -> Study:
+    """ask → apply → settle → measure → tell, until there is an answer."""
+    while True:
+        if stopping.after_trial or stopping.now:
+            return studies.cancel(study.id, "Stopped by the user.")
+        assignment = studies.ask(study.id)
+        if isinstance(assignment, Finished):
+            return studies.get(study.id)
+        trial = assignment.trial
+        if listener is not None:
+            listener.trial_started(trial)
+        studies.heartbeat(study.id, trial.number, trial.attempt)
+        try:
+            outcome = executor.run(assignment, study.spec.slo)
+        except StopRequested:
+            return studies.cancel(study.id, "Stopped by the user in the middle of a trial.")
+        study = studies.tell(study.id, trial.number, trial.attempt, outcome)
+        if listener is not None:
+            told = next(t for t in study.trials if t.number == trial.number)
+            listener.trial_finished(told, study)
+
+
+def tune(
+    latency_slo: str,
+    device: str = "auto",
+    *,
+    workload: str | None = None,
+    knobs: Sequence[str] | None = None,
+    batch_sizes: Sequence[int] | None = None,
+    fixed: Mapping[str, str] | None = None,
+    strategy: Strategy | str = Strategy.INFORMED,
+    objective: EnergyObjective | str = EnergyObjective.ENERGY_PER_QUERY,
+    max_trials: int = 20,
+    max_time_s: float | None = None,
+    safe: bool = False,
+    seed: int = 0,
+    resume: bool = False,
+    state_dir: Path | None = None,
+) -> Study:
+    """Find the configuration with the least energy per query that meets `latency_slo`.
+
+    The answer is in the study's `result`. The same as `polythrottle tune` on the command line.
+
+    Raises:
+        PolythrottleError: something the caller can mend; the message says what and how.
+    """
+    request = TuneRequest(
+        slo=LatencySlo.parse(latency_slo),
+        device=device,
+        workload=workload,
+        knobs=None if knobs is None else tuple(knobs),
+        batch_sizes=None if batch_sizes is None else tuple(batch_sizes),
+        fixed=tuple((fixed or {}).items()),
+        strategy=Strategy(strategy),
+        objective=EnergyObjective(objective),
+        max_trials=max_trials,
+        max_time_s=max_time_s,
+        safe=safe,
+        seed=seed,
+    )
+    return run(prepare(request), state_dir or default_state_dir(), resume=resume)
