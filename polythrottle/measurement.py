@@ -82,7 +82,11 @@ class LatencyReading:
 
 @dataclass(frozen=True)
 class Measurement:
-    """The outcome of one window: requested was applied, `accepted` read back, `observed` ran under load."""
+    """The outcome of one trial: requested was applied, `accepted` read back, `observed` ran under load.
+
+    `started_s`, `duration_s` and `total_energy_j` cover the whole trial, applying, settling and warming up
+    included; the readings' own windows are shorter. `total_energy_j` is None where no meter could tell.
+    """
 
     requested: Configuration
     accepted: Configuration

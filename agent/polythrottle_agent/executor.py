@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import Enum
 
 from polythrottle.configuration import Configuration, Level, format_level
@@ -66,18 +67,30 @@ class Executor:
         """
         self._device.workload.check_statistic(slo.statistic)
         configuration, plan = assignment.trial.configuration, assignment.plan
+        started_s = self._device.clock.now()
         try:
-            self._enter(Phase.APPLYING)
-            self._apply(configuration)
-            accepted = self._device.accepted()
-            self._enter(Phase.SETTLING)
-            self._device.clock.sleep(plan.settle_s)
-            self._enter(Phase.WARMING_UP)
-            self._device.workload.warm_up(plan.warmup_queries)
+            with self._metered() as before:
+                self._enter(Phase.APPLYING)
+                self._apply(configuration)
+                accepted = self._device.accepted()
+                self._enter(Phase.SETTLING)
+                self._device.clock.sleep(plan.settle_s)
+                self._enter(Phase.WARMING_UP)
+                self._device.workload.warm_up(plan.warmup_queries)
             self._enter(Phase.MEASURING)
-            return self._measure(configuration, accepted, plan, slo)
+            return self._measure(configuration, accepted, plan, slo, started_s, before)
         except ControlError as error:
             return Failed(f"{configuration or 'stock'}: {error}")
+
+    @contextmanager
+    def _metered(self) -> Iterator[list[EnergyWindow | Unavailable]]:
+        """A window around everything before the measurement: what a trial costs is more than its window."""
+        windows: list[EnergyWindow | Unavailable] = []
+        self._device.meter.begin()
+        try:
+            yield windows
+        finally:
+            windows.append(self._device.meter.end())
 
     def _enter(self, phase: Phase) -> None:
         if self._should_stop is not None and self._should_stop():
@@ -98,10 +111,15 @@ class Executor:
             raise ControlError(str(error)) from error
 
     def _measure(
-        self, configuration: Configuration, accepted: Configuration, plan: MeasurementPlan, slo: LatencySlo
+        self,
+        configuration: Configuration,
+        accepted: Configuration,
+        plan: MeasurementPlan,
+        slo: LatencySlo,
+        started_s: float,
+        before: list[EnergyWindow | Unavailable],
     ) -> Outcome:
         device = self._device
-        started_s = device.clock.now()
         device.meter.begin()
         try:
             served = device.workload.serve(plan, slo.statistic)
@@ -111,7 +129,7 @@ class Executor:
             window = device.meter.end()
         duration_s = device.clock.now() - started_s
         requested = {**self._fixed, **configuration} if configuration != STOCK else {}
-        total_j = None if isinstance(window, Unavailable) else window.energy_j
+        total_j = _total([*before, window])
         if device.meter.provenance is Provenance.AS_RECORDED:
             total_j = None  # what the recording cost is not in the table
 
@@ -162,6 +180,12 @@ class Executor:
             provenance=meter.provenance,
             window_s=window.window_s,
         )
+
+
+def _total(windows: Sequence[EnergyWindow | Unavailable]) -> float | None:
+    """J over all windows; None where one could not be read."""
+    known = [window.energy_j for window in windows if not isinstance(window, Unavailable)]
+    return sum(known) if len(known) == len(windows) else None
 
 
 def _only(levels: Configuration, configuration: Configuration) -> Configuration:

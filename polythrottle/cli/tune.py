@@ -128,13 +128,13 @@ class _VerboseScreen(ProgressScreen):
             return
         self.stop()
         text = f"trial {trial.number}: {suggestion.provenance}"
-        if suggestion.prediction is not None:
-            p = suggestion.prediction
+        p = suggestion.prediction if suggestion.configuration == trial.configuration else None
+        if p is not None:
             text += (
                 f"; expects {p.energy_j:.4g} J ± {p.energy_sd:.1%}, {p.latency_s * 1e3:.4g} ms "
                 f"± {p.latency_sd:.1%}, P(feasible) {p.p_feasible:.2f}"
             )
-        if suggestion.expected_gain is not None:
+        if p is not None and suggestion.expected_gain is not None:
             text += f"; expected gain {suggestion.expected_gain:.2%}"
         if suggestion.stop is not None:
             text += f"; {suggestion.stop}"

@@ -18,8 +18,8 @@ from polythrottle.physics import OperatingPoint, latency_and_power
 
 RANK = 40
 """Columns of the low-rank factor of the ensemble's covariance."""
-DENSE_LIMIT = 30_000_000
-"""Member × point values kept in memory (float32, two outputs: 240 MB); above, surfaces are made on demand."""
+DENSE_LIMIT = 20_000_000
+"""Member × point values kept in memory (float32, two outputs: 160 MB); above, surfaces are made on demand."""
 CHUNK = 2_000_000
 _MEMO_SURFACES = 256
 

@@ -117,7 +117,7 @@ def problem_of(study: Study) -> Problem:
 
 
 def settings_of(spec: StudySpec) -> OptimizerSettings:
-    return OptimizerSettings(strategy=spec.strategy, safe=spec.safe)
+    return OptimizerSettings(strategy=spec.strategy, safe=spec.safe, draw_seed=spec.seed)
 
 
 def trial_seed(spec: StudySpec, number: int) -> int:

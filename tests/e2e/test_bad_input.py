@@ -67,7 +67,10 @@ def test_missing_slo(polythrottle: Command) -> None:
     [
         (lambda text: text.replace("energy_j", "joules"), ("energy_j",)),
         (lambda text: text + text.splitlines()[-1] + "\n", ("lines 16 and 17",)),
-        (lambda text: text.replace("\nbench,net,300,800,", "\nbench,net,300,800,nan,1\n#", 1), ("line 2",)),
+        (
+            lambda text: text.replace("bench,net,300,800,", "bench,net,300,800,nan", 1),
+            ("line 2", "latency_ms"),
+        ),
         (lambda text: text.replace("bench,net,500,800", "bench,net,fast,800"), ("fast", "gpu_freq_mhz")),
         (lambda text: text.splitlines()[0] + "\n", ("no row",)),
         (lambda _: "", ("empty",)),

@@ -126,7 +126,7 @@ def test_options(polythrottle: Command) -> None:
 def test_max_time_bounds_the_search(polythrottle: Command) -> None:
     short = polythrottle("tune", "--latency-slo", "50ms", *NANO, "--json", "--max-time", "200s").json
     long = polythrottle("tune", "--latency-slo", "50ms", *NANO, "--json", "--max-time", "2h").json
-    assert short["search"]["n_search_trials"] < long["n_search_trials"]
+    assert short["search"]["n_search_trials"] < long["search"]["n_search_trials"]
     assert short["state"] == "exhausted"
 
 

@@ -57,10 +57,12 @@ def test_a_trial_is_applied_settled_warmed_up_and_measured(scripted: Scripted, h
     assert phases == list(Phase)
     assert scripted.journal == ["gpu_freq_mhz=500.0", "mem_freq_mhz=800.0"]
     assert scripted.workload.warmed_up == [7]
-    assert (measurement.started_s, measurement.duration_s) == (1.5, 2.0)
+    # The whole trial: 1.5 s to settle, then the window of 2 s.
+    assert (measurement.started_s, measurement.duration_s) == (0.0, 3.5)
     assert dict(measurement.requested) == dict(measurement.accepted) == dict(measurement.observed)
     assert measurement.notes == ()
-    assert measurement.total_energy_j == 50.0
+    # The meter's script says 50 J for each of the two windows: before the measurement, and it.
+    assert measurement.total_energy_j == 100.0
 
 
 def test_energy_per_query_is_the_window_s_energy_over_its_queries(
@@ -192,7 +194,7 @@ def test_a_window_cut_short_keeps_its_latency_and_has_no_energy(scripted: Script
     assert outcome.reason == outcome.measurement.aborted_reason == "p99 80 ms after 50 queries"
     assert outcome.measurement.latency == LATENCY
     assert isinstance(outcome.measurement.energy, Unavailable)
-    assert outcome.measurement.total_energy_j == 50.0
+    assert outcome.measurement.total_energy_j == 100.0
 
 
 def test_a_recorded_table_does_not_say_what_its_recording_cost(scripted: Scripted, held: HeldDevice) -> None:
