@@ -52,7 +52,7 @@ def suggest_informed(
     if problem.latency_limit_s is None:
         return Suggestion(None, "waiting", notes=("The SLO is relative to max clocks, which still run.",))
     surrogate = MixtureSurrogate(prior)
-    data, origin = _data(problem, prior, observations)
+    data, origin = arrays_of(problem, prior, observations)
     pending_rows = [grid.row(configuration) for configuration in pending]
     if pending_rows:
         data = _with_fantasies(problem, prior, surrogate, data, pending_rows, origin)
@@ -74,7 +74,9 @@ def suggest_informed(
     )
 
 
-def _data(problem: Problem, prior: EnsemblePrior, observations: Sequence[Observation]) -> tuple[Data, float]:
+def arrays_of(
+    problem: Problem, prior: EnsemblePrior, observations: Sequence[Observation]
+) -> tuple[Data, float]:
     """Observations as arrays; latencies and powers relative to the first, whose log latency is returned."""
     origin = (
         math.log(observations[0].latency_s)
