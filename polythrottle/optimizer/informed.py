@@ -250,7 +250,7 @@ def _stop(
             and probability > settings.stop_probability
             and best_gain < settings.stop_expected_gain
         ),
-        rule="P(within 2 % of the best), and expected gain of another trial < 1 %",
+        rule="P(within 2 % of the best)",
         value=probability,
         threshold=settings.stop_probability,
         remaining_gain=None if math.isnan(best_gain) else best_gain,
