@@ -68,8 +68,9 @@ class Executor:
         self._device.workload.check_statistic(slo.statistic)
         configuration, plan = assignment.trial.configuration, assignment.plan
         started_s = self._device.clock.now()
+        windows: list[EnergyWindow | Unavailable] = []
         try:
-            with self._metered() as before:
+            with self._metered(windows):
                 self._enter(Phase.APPLYING)
                 self._apply(configuration)
                 accepted = self._device.accepted()
@@ -78,17 +79,25 @@ class Executor:
                 self._enter(Phase.WARMING_UP)
                 self._device.workload.warm_up(plan.warmup_queries)
             self._enter(Phase.MEASURING)
-            return self._measure(configuration, accepted, plan, slo, started_s, before)
+            return self._measure(configuration, accepted, plan, slo, started_s, windows)
         except ControlError as error:
-            return Failed(f"{configuration or 'stock'}: {error}")
+            return self._failed(f"{configuration or 'stock'}: {error}", started_s, windows)
+
+    def _failed(self, reason: str, started_s: float, windows: list[EnergyWindow | Unavailable]) -> Failed:
+        """A failed trial costs time and energy too."""
+        return Failed(reason, self._device.clock.now() - started_s, self._spent_j(windows))
+
+    def _spent_j(self, windows: list[EnergyWindow | Unavailable]) -> float | None:
+        if self._device.meter.provenance is Provenance.AS_RECORDED:
+            return None  # what the recording cost is not in the table
+        return _total(windows)
 
     @contextmanager
-    def _metered(self) -> Iterator[list[EnergyWindow | Unavailable]]:
+    def _metered(self, windows: list[EnergyWindow | Unavailable]) -> Iterator[None]:
         """A window around everything before the measurement: what a trial costs is more than its window."""
-        windows: list[EnergyWindow | Unavailable] = []
         self._device.meter.begin()
         try:
-            yield windows
+            yield
         finally:
             windows.append(self._device.meter.end())
 
@@ -117,7 +126,7 @@ class Executor:
         plan: MeasurementPlan,
         slo: LatencySlo,
         started_s: float,
-        before: list[EnergyWindow | Unavailable],
+        windows: list[EnergyWindow | Unavailable],
     ) -> Outcome:
         device = self._device
         device.meter.begin()
@@ -127,11 +136,10 @@ class Executor:
             observed = device.observed()
         finally:
             window = device.meter.end()
+            windows.append(window)
         duration_s = device.clock.now() - started_s
         requested = {**self._fixed, **configuration} if configuration != STOCK else {}
-        total_j = _total([*before, window])
-        if device.meter.provenance is Provenance.AS_RECORDED:
-            total_j = None  # what the recording cost is not in the table
+        total_j = self._spent_j(windows)
 
         def measurement(energy: EnergyReading | Unavailable) -> Measurement:
             return Measurement(
@@ -151,13 +159,13 @@ class Executor:
             )
 
         if isinstance(served.latency, Unavailable):
-            return Failed(f"no latency: {served.latency.reason}")
+            return self._failed(f"no latency: {served.latency.reason}", started_s, windows)
         if served.aborted_reason is not None:
             reason = served.aborted_reason
             return Aborted(measurement(Unavailable(f"the window was cut short: {reason}")), reason)
         energy = self._energy_per_query(window, served)
         if isinstance(energy, Unavailable):
-            return Failed(f"no energy: {energy.reason}")
+            return self._failed(f"no energy: {energy.reason}", started_s, windows)
         return Measured(measurement(energy))
 
     def _energy_per_query(
@@ -183,9 +191,11 @@ class Executor:
 
 
 def _total(windows: Sequence[EnergyWindow | Unavailable]) -> float | None:
-    """J over all windows; None where one could not be read."""
+    """J over all windows; None where one could not be read, or read what cannot be."""
     known = [window.energy_j for window in windows if not isinstance(window, Unavailable)]
-    return sum(known) if len(known) == len(windows) else None
+    if len(known) < len(windows) or any(not math.isfinite(j) or j < 0 for j in known):
+        return None
+    return sum(known)
 
 
 def _only(levels: Configuration, configuration: Configuration) -> Configuration:

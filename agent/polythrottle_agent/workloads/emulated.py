@@ -63,7 +63,8 @@ class EmulatedWorkload:
         elapsed_s, n_queries = 0.0, 0
         check_at = plan.abort_after_queries
         aborted = None
-        while not (n_queries >= plan.min_queries and elapsed_s >= plan.min_window_s):
+        # Queries of one batch share their latency, so a batch counts once towards the percentile.
+        while not (len(latencies_s) >= plan.min_queries and elapsed_s >= plan.min_window_s):
             latencies_s.append(draw_latency(mean_s * conditions.latency, noise, rng))
             elapsed_s += latencies_s[-1]
             n_queries += batch
@@ -87,7 +88,7 @@ class EmulatedWorkload:
             ),
             statistic=statistic,
             n_queries=n_queries,
-            bounded=aborted is None and is_bounded(n_queries, quantile),
+            bounded=aborted is None and is_bounded(len(latencies_s), quantile),
             provenance=Provenance.EMULATED,
         )
         return Served(n_queries, elapsed_s, reading, aborted)
@@ -110,11 +111,11 @@ def quantile_of(statistic: str) -> float | None:
     return quantile
 
 
-def is_bounded(n_queries: int, quantile: float | None) -> bool:
-    """Whether that many queries bound the statistic."""
+def is_bounded(n_latencies: int, quantile: float | None) -> bool:
+    """Whether that many independent latencies bound the statistic."""
     if quantile is None:
-        return n_queries >= EXPECTED_BEYOND
-    return n_queries * min(quantile, 1.0 - quantile) >= EXPECTED_BEYOND * (1.0 - 1e-9)
+        return n_latencies >= EXPECTED_BEYOND
+    return n_latencies * min(quantile, 1.0 - quantile) >= EXPECTED_BEYOND * (1.0 - 1e-9)
 
 
 def statistic_of(latencies_s: Sequence[float], quantile: float | None) -> float:
@@ -128,7 +129,8 @@ def sampling_error(latencies_s: Sequence[float], quantile: float | None) -> floa
     """Standard error of the statistic of this sample.
 
     For a percentile the number of draws below it is binomial: one standard deviation of ranks either
-    side, and the larger of the two distances, since the sample's end cuts the upper one short.
+    side. Where the sample ends before the upper rank its largest value lies below the percentile more
+    often than not: the error is then twice the larger distance.
     """
     n = len(latencies_s)
     if quantile is None:
@@ -141,7 +143,7 @@ def sampling_error(latencies_s: Sequence[float], quantile: float | None) -> floa
     above = _at_rank(ordered, rank + spread) - middle
     below = middle - _at_rank(ordered, rank - spread)
     if rank + spread > n - 1:
-        return max(above, below)
+        return 2.0 * max(above, below)
     return 0.5 * (above + below)
 
 

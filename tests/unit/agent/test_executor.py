@@ -50,6 +50,11 @@ def measured(outcome: Outcome) -> Measurement:
     return outcome.measurement
 
 
+def failure(outcome: Outcome) -> str:
+    assert isinstance(outcome, Failed), outcome
+    return outcome.reason
+
+
 def test_a_trial_is_applied_settled_warmed_up_and_measured(scripted: Scripted, held: HeldDevice) -> None:
     phases: list[Phase] = []
     executor = Executor(scripted.device, held, phases.append)
@@ -153,15 +158,14 @@ def test_a_refused_level_fails_the_trial_with_the_reason(
     scripted: Scripted, held: HeldDevice, refusal: ControlError
 ) -> None:
     scripted.controls["gpu_freq_mhz"].refuses[100.0] = refusal
-    assert run(scripted, held, {"gpu_freq_mhz": 100.0}) == Failed(
-        "GPU 100 MHz: gpu_freq_mhz = 100: device or resource busy"
-    )
+    outcome = run(scripted, held, {"gpu_freq_mhz": 100.0})
+    assert failure(outcome) == "GPU 100 MHz: gpu_freq_mhz = 100: device or resource busy"
     assert scripted.workload.warmed_up == []
 
 
 def test_a_level_that_is_no_longer_there_fails_the_trial(scripted: Scripted, held: HeldDevice) -> None:
     scripted.controls["gpu_freq_mhz"].refuses[100.0] = InvalidInputError("No level 100.")
-    assert run(scripted, held, {"gpu_freq_mhz": 100.0}) == Failed("GPU 100 MHz: No level 100.")
+    assert failure(run(scripted, held, {"gpu_freq_mhz": 100.0})) == "GPU 100 MHz: No level 100."
 
 
 @pytest.mark.parametrize(
@@ -177,14 +181,27 @@ def test_energy_that_could_not_be_read_is_never_zero(
     scripted: Scripted, held: HeldDevice, window: EnergyWindow | Unavailable, reason: str
 ) -> None:
     scripted.meter.window = window
-    assert run(scripted, held, {"gpu_freq_mhz": 500.0}) == Failed(reason)
+    outcome = run(scripted, held, {"gpu_freq_mhz": 500.0})
+    assert failure(outcome) == reason
+    assert isinstance(outcome, Failed)
+    assert outcome.duration_s > 0
+    assert outcome.total_energy_j is None or outcome.total_energy_j >= 0
 
 
 def test_a_window_without_queries_or_latency_fails(scripted: Scripted, held: HeldDevice) -> None:
     scripted.workload.served = Served(0, 2.0, LATENCY)
-    assert run(scripted, held, {}) == Failed("no energy: no query was served in the window")
+    assert failure(run(scripted, held, {})) == "no energy: no query was served in the window"
     scripted.workload.served = Served(0, 2.0, Unavailable("the server is down"))
-    assert run(scripted, held, {}) == Failed("no latency: the server is down")
+    assert failure(run(scripted, held, {})) == "no latency: the server is down"
+
+
+def test_a_failed_trial_tells_what_it_cost(scripted: Scripted, held: HeldDevice) -> None:
+    good = measured(run(scripted, held, {"gpu_freq_mhz": 500.0}))
+    scripted.workload.served = Served(0, 2.0, Unavailable("the server is down"))
+    outcome = run(scripted, held, {"gpu_freq_mhz": 500.0})
+    assert isinstance(outcome, Failed)
+    assert outcome.duration_s == good.duration_s > 0
+    assert outcome.total_energy_j == good.total_energy_j > 0
 
 
 def test_a_window_cut_short_keeps_its_latency_and_has_no_energy(scripted: Scripted, held: HeldDevice) -> None:
@@ -244,5 +261,5 @@ def test_a_control_that_fails_under_load_fails_the_trial(
 
     monkeypatch.setattr(scripted.controls["gpu_freq_mhz"], "observed", fail)
     outcome = run(scripted, held, {"gpu_freq_mhz": 500.0})
-    assert outcome == Failed("GPU 500 MHz: device or resource busy")
+    assert failure(outcome) == "GPU 500 MHz: device or resource busy"
     assert not scripted.meter.is_open

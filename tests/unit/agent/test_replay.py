@@ -110,7 +110,9 @@ def test_a_missing_cell_fails_the_trial_and_invents_nothing(tmp_path: Path) -> N
     assert device.recorded is not None
     assert len(device.recorded) == 8
     outcome = run(device, {"batch_size": 32.0, "power_limit_w": 100.0})
-    assert outcome == Failed("no latency: recorded.csv has no row for batch 32 · cap 100 W")
+    assert isinstance(outcome, Failed)
+    assert outcome.reason == "no latency: recorded.csv has no row for batch 32 · cap 100 W"
+    assert outcome.total_energy_j is None
     device.controls["batch_size"].apply(32.0)
     device.controls["power_limit_w"].apply(100.0)
     device.meter.begin()
