@@ -27,7 +27,7 @@ from polythrottle_agent.holding import DeviceLock, HeldDevice
 from polythrottle_agent.ports import Device
 from polythrottle_server.database.opening import open_database
 from polythrottle_server.studies import EmbeddedStudies
-from polythrottle_server.suggesting import InProcessSuggester
+from polythrottle_server.suggesting import InProcessSuggester, SuggestionInterrupted
 
 STATE_DIR_VARIABLE = "POLYTHROTTLE_STATE_DIR"
 DATABASE = "polythrottle.sqlite"
@@ -91,17 +91,12 @@ class Stopping(Protocol):
     @property
     def now(self) -> bool: ...
 
-    def restoring(self) -> None:
-        """From here on the device is put back: nothing may interrupt that."""
-
 
 class NeverStopping:
     """Runs to the end."""
 
     after_trial = False
     now = False
-
-    def restoring(self) -> None: ...
 
 
 def default_state_dir() -> Path:
@@ -110,13 +105,17 @@ def default_state_dir() -> Path:
     return Path(named) if named else platformdirs.user_state_path("polythrottle")
 
 
-def open_studies(state_dir: Path) -> EmbeddedStudies:
+def open_studies(state_dir: Path, should_stop: Callable[[], bool] | None = None) -> EmbeddedStudies:
     """The studies kept in `state_dir`; made, and migrated, where needed.
 
+    Where the database cannot be written it is opened to read. `should_stop` is asked while a suggestion
+    has to wait.
+
     Raises:
-        StateError: the database cannot be read or written.
+        StateError: the database cannot be read, or neither be written nor read as it stands.
     """
-    return EmbeddedStudies(open_database(state_dir / DATABASE), InProcessSuggester(), RealClock())
+    database = open_database(state_dir / DATABASE)
+    return EmbeddedStudies(database, InProcessSuggester(should_stop), RealClock())
 
 
 def prepare(request: TuneRequest) -> Prepared:
@@ -176,7 +175,7 @@ def run(
     """
     stopping = stopping if stopping is not None else NeverStopping()
     with DeviceLock(state_dir, prepared.device.identity.id):
-        studies = open_studies(state_dir)
+        studies = open_studies(state_dir, lambda: stopping.now)
         study = _resumed(studies, prepared) if resume else _fresh(studies, prepared.spec)
         device = prepared.device
         if study.trials:
@@ -185,17 +184,14 @@ def run(
         if listener is not None:
             listener.started(study, device.identity.label, prepared.notes)
         with HeldDevice(device) as held:
-            try:
-                executor = Executor(
-                    device,
-                    held,
-                    on_phase,
-                    fixed=dict(prepared.choice.fixed),
-                    should_stop=lambda: stopping.now,
-                )
-                return _loop(studies, study, executor, listener, stopping)
-            finally:
-                stopping.restoring()
+            executor = Executor(
+                device,
+                held,
+                on_phase,
+                fixed=dict(prepared.choice.fixed),
+                should_stop=lambda: stopping.now,
+            )
+            return _loop(studies, study, executor, listener, stopping)
 
 
 def _fresh(studies: EmbeddedStudies, spec: StudySpec) -> Study:
@@ -220,9 +216,15 @@ def _resumed(studies: EmbeddedStudies, prepared: Prepared) -> Study:
     if study.state is StudyState.ACTIVE:
         return studies.resume(study.id, max_trials=more_trials, max_time_s=spec.max_time_s)
     if study.state in (StudyState.CANCELLED, StudyState.EXHAUSTED):
+        # A budget that is not larger was used up: None lets the study raise it by as much again.
         larger = more_trials if more_trials > study.spec.max_trials else None
-        return studies.resume(study.id, max_trials=larger, max_time_s=spec.max_time_s)
+        longer = _longer(spec.max_time_s, study.spec.max_time_s)
+        return studies.resume(study.id, max_trials=larger, max_time_s=longer)
     return study
+
+
+def _longer(asked_s: float | None, had_s: float | None) -> float | None:
+    return asked_s if asked_s is not None and (had_s is None or asked_s > had_s) else None
 
 
 def _same_question(one: StudySpec, other: StudySpec) -> bool:
@@ -245,7 +247,10 @@ def _loop(
     while True:
         if stopping.after_trial or stopping.now:
             return studies.cancel(study.id, "Stopped by the user.")
-        assignment = studies.ask(study.id)
+        try:
+            assignment = studies.ask(study.id)
+        except SuggestionInterrupted:
+            return studies.cancel(study.id, "Stopped by the user.")
         if isinstance(assignment, Finished):
             return studies.get(study.id)
         trial = assignment.trial

@@ -42,6 +42,17 @@ SHORT_NAMES: Mapping[str, str] = {
 }
 
 
+def parse_number(text: str) -> float:
+    """The number that a user or a table wrote.
+
+    Raises:
+        ValueError: it is none. `float` also reads the underscores of Python's own literals: a slip, here.
+    """
+    if "_" in text:
+        raise ValueError(f"{text!r} is not a number")
+    return float(text)
+
+
 def format_level(level: Level) -> str:
     return level if isinstance(level, str) else f"{level:g}"
 
@@ -102,9 +113,9 @@ class Knob:
             if text.strip().lower() == format_level(level).lower():
                 return level
         try:
-            wanted = float(text)
+            wanted = parse_number(text)
         except ValueError:
-            hint = did_you_mean(text, [format_level(x) for x in self.levels])
+            hint = did_you_mean(text, [format_level(x) for x in self.levels], keep_order=True)
             raise InvalidInputError(f"{self.name} has no level {text!r}; {hint}") from None
         numbers = [x for x in self.levels if not isinstance(x, str)]
         nearest = sorted(sorted(numbers, key=lambda n: abs(n - wanted))[:2])

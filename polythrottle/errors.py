@@ -41,9 +41,12 @@ class StateError(PolythrottleError):
     """The state directory or the database cannot be used."""
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A sentence with the closest known words, or all of them when none is close."""
-    known = sorted(known)
+def did_you_mean(word: str, known: Iterable[str], *, keep_order: bool = False) -> str:
+    """A sentence with the closest known words, or all of them when none is close.
+
+    They are listed by name, or with `keep_order` as they come: numbers written out do not sort as text.
+    """
+    known = list(known) if keep_order else sorted(known)
     close = difflib.get_close_matches(word.lower(), known, n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(close)}?"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -63,8 +64,8 @@ class EnergyReading:
 class LatencyReading:
     """One statistic of latency over one window.
 
-    `bounded` is False when the window held too few queries to bound the statistic (for p99: fewer
-    than 1,000, ten expected beyond it).
+    `bounded` is False when the window held too few independent latencies to bound the statistic (for
+    p99: fewer than 1,000, ten expected beyond it). Queries of one batch share one.
     """
 
     latency_s: float
@@ -83,7 +84,11 @@ class LatencyReading:
 
 @dataclass(frozen=True)
 class Measurement:
-    """The outcome of one window: requested was applied, `accepted` read back, `observed` ran under load."""
+    """The outcome of one trial: requested was applied, `accepted` read back, `observed` ran under load.
+
+    `started_s`, `duration_s` and `total_energy_j` cover the whole trial, applying, settling and warming up
+    included; the readings' own windows are shorter. `total_energy_j` is None where no meter could tell.
+    """
 
     requested: Configuration
     accepted: Configuration
@@ -97,17 +102,27 @@ class Measurement:
     notes: tuple[str, ...] = ()
 
 
-def combined(values: list[tuple[float, float]]) -> tuple[float, float]:
-    """Inverse-variance mean of (value, standard error) pairs, and its standard error.
+def pooled(readings: list[tuple[float, float]]) -> tuple[float, float]:
+    """All windows of one configuration as one: (value > 0, relative standard error) pairs → the same.
 
-    The error is widened to the scatter between windows where that is larger (Birge ratio), so that
-    two windows that disagree do not look exact.
+    The inverse-variance mean of the logarithms: relative errors are what stays alike between windows, and
+    pooling the values themselves would favour low readings. The error is widened to the scatter between
+    windows where that is larger (Birge ratio), so that two windows that disagree do not look exact.
     """
+    if len(readings) == 1:
+        return readings[0]
+    logs = [math.log(value) for value, _ in readings]
+    weights = [1.0 / max(relative, 1e-12) ** 2 for _, relative in readings]
+    total = sum(weights)
+    mean = sum(w * log for w, log in zip(weights, logs, strict=True)) / total
+    chi2 = sum(w * (log - mean) ** 2 for w, log in zip(weights, logs, strict=True))
+    birge = max(1.0, chi2 / (len(readings) - 1))
+    return math.exp(mean), math.sqrt(birge / total)
+
+
+def combined(values: list[tuple[float, float]]) -> tuple[float, float]:
+    """The same for (value > 0, standard error) pairs in the value's own unit."""
     if len(values) == 1:
         return values[0]
-    weights = [1.0 / max(error, 1e-12 * abs(value), 1e-300) ** 2 for value, error in values]
-    total = sum(weights)
-    mean = sum(w * value for w, (value, _) in zip(weights, values, strict=True)) / total
-    chi2 = sum(w * (value - mean) ** 2 for w, (value, _) in zip(weights, values, strict=True))
-    birge = max(1.0, chi2 / (len(values) - 1))
-    return mean, (birge / total) ** 0.5
+    value, relative = pooled([(value, error / value) for value, error in values])
+    return value, relative * value

@@ -112,7 +112,15 @@ def _parse_chosen(chosen: Sequence[str], available: Mapping[str, Knob]) -> dict[
         if name in wanted:
             raise InvalidInputError(f"Knob {name} is named twice; name it once.")
         if has_levels:
-            knob = Knob.of(name, [knob.match(level) for level in levels.split(LEVEL_SEPARATOR)])
+            named = levels.split(LEVEL_SEPARATOR)
+            if not all(level.strip() for level in named):
+                levels_text = [format_level(level) for level in knob.levels]
+                raise InvalidInputError(
+                    f"Knob {name} has an empty level in {text.strip()!r}; write for example "
+                    f"{name}={LEVEL_SEPARATOR.join(levels_text[:2])}, or {name} alone for all of its levels: "
+                    f"{', '.join(levels_text)}."
+                )
+            knob = Knob.of(name, [knob.match(level) for level in named])
         wanted[name] = knob
     if not wanted:
         raise InvalidInputError(f"No knob is named; choose from {', '.join(available)}.")

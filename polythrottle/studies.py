@@ -14,7 +14,9 @@ from polythrottle.trial import Trial
 class MeasurementPlan:
     """How one trial is measured.
 
-    A window lasts until it holds `min_queries` and `min_window_s`, or `max_window_s` has passed.
+    A window lasts until it holds `min_queries` and `min_window_s`, or `max_window_s` has passed. Queries
+    of one batch share their latency and count once. `max_window_s` is for 1,000 queries: whoever asks for
+    more, as p99.9 does, allows longer in proportion, or no window could ever bound that percentile.
     It is cut short when the latency statistic is above `abort_latency_s` after `abort_after_queries`.
     """
 
@@ -59,9 +61,14 @@ class Aborted:
 
 @dataclass(frozen=True)
 class Failed:
-    """The configuration could not be applied or measured."""
+    """The configuration could not be applied or measured.
+
+    `duration_s` and `total_energy_j` are what the attempt cost; the energy is None where no meter could tell.
+    """
 
     reason: str
+    duration_s: float = 0.0
+    total_energy_j: float | None = None
 
 
 Outcome = Measured | Aborted | Failed

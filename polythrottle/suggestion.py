@@ -43,7 +43,10 @@ class StopAdvice:
     remaining_gain: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.rule}: {self.value:.3g} against {self.threshold:g}"
+        text = f"{self.rule} {self.value:.3g}, threshold {self.threshold:g}"
+        if self.remaining_gain is not None and self.remaining_gain != self.value:
+            text += f"; expected gain of another trial {self.remaining_gain:.1%}"
+        return text
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,11 @@ class IllegalTransitionError(Exception):
 
 @dataclass(frozen=True)
 class Trial:
-    """One configuration tried in a study. `number` counts from 1 within the study."""
+    """One configuration tried in a study. `number` counts from 1 within the study.
+
+    `spent_s` and `spent_j` are what a trial cost that failed without a measurement; `spent_j` is None where
+    no meter could tell. The cost of any other is in its measurement.
+    """
 
     number: int
     purpose: Purpose
@@ -93,6 +97,20 @@ class Trial:
     suggestion: Suggestion | None = None
     measurement: Measurement | None = None
     reason: str | None = None
+    spent_s: float = 0.0
+    spent_j: float | None = None
+
+    @property
+    def cost_s(self) -> float:
+        """Seconds that the device was busy with it."""
+        return self.spent_s if self.measurement is None else self.measurement.duration_s
+
+    @property
+    def cost_j(self) -> float | None:
+        """J that it cost; None where that is unknown, and 0 where it took no time."""
+        if self.measurement is not None:
+            return self.measurement.total_energy_j
+        return self.spent_j if self.spent_s > 0 else self.spent_j or 0.0
 
     def moved(
         self, to: TrialState, *, measurement: Measurement | None = None, reason: str | None = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import Enum
 
 from polythrottle.configuration import Configuration, Level, format_level
@@ -66,18 +67,39 @@ class Executor:
         """
         self._device.workload.check_statistic(slo.statistic)
         configuration, plan = assignment.trial.configuration, assignment.plan
+        started_s = self._device.clock.now()
+        windows: list[EnergyWindow | Unavailable] = []
         try:
-            self._enter(Phase.APPLYING)
-            self._apply(configuration)
-            accepted = self._device.accepted()
-            self._enter(Phase.SETTLING)
-            self._device.clock.sleep(plan.settle_s)
-            self._enter(Phase.WARMING_UP)
-            self._device.workload.warm_up(plan.warmup_queries)
+            with self._metered(windows):
+                self._enter(Phase.APPLYING)
+                self._apply(configuration)
+                accepted = self._device.accepted()
+                self._enter(Phase.SETTLING)
+                self._device.clock.sleep(plan.settle_s)
+                self._enter(Phase.WARMING_UP)
+                self._device.workload.warm_up(plan.warmup_queries)
             self._enter(Phase.MEASURING)
-            return self._measure(configuration, accepted, plan, slo)
+            return self._measure(configuration, accepted, plan, slo, started_s, windows)
         except ControlError as error:
-            return Failed(f"{configuration or 'stock'}: {error}")
+            return self._failed(f"{configuration or 'stock'}: {error}", started_s, windows)
+
+    def _failed(self, reason: str, started_s: float, windows: list[EnergyWindow | Unavailable]) -> Failed:
+        """A failed trial costs time and energy too."""
+        return Failed(reason, self._device.clock.now() - started_s, self._spent_j(windows))
+
+    def _spent_j(self, windows: list[EnergyWindow | Unavailable]) -> float | None:
+        if self._device.meter.provenance is Provenance.AS_RECORDED:
+            return None  # what the recording cost is not in the table
+        return _total(windows)
+
+    @contextmanager
+    def _metered(self, windows: list[EnergyWindow | Unavailable]) -> Iterator[None]:
+        """A window around everything before the measurement: what a trial costs is more than its window."""
+        self._device.meter.begin()
+        try:
+            yield
+        finally:
+            windows.append(self._device.meter.end())
 
     def _enter(self, phase: Phase) -> None:
         if self._should_stop is not None and self._should_stop():
@@ -98,10 +120,15 @@ class Executor:
             raise ControlError(str(error)) from error
 
     def _measure(
-        self, configuration: Configuration, accepted: Configuration, plan: MeasurementPlan, slo: LatencySlo
+        self,
+        configuration: Configuration,
+        accepted: Configuration,
+        plan: MeasurementPlan,
+        slo: LatencySlo,
+        started_s: float,
+        windows: list[EnergyWindow | Unavailable],
     ) -> Outcome:
         device = self._device
-        started_s = device.clock.now()
         seen = Seen({})
         if device.witness is not None:
             device.witness.begin()
@@ -112,15 +139,14 @@ class Executor:
             observed = device.observed()
         finally:
             window = device.meter.end()
+            windows.append(window)
             if device.witness is not None:
                 seen = device.witness.end()
         # What ran during the window says more than what runs at its end.
         observed = Configuration.of({name: seen.observed.get(name, now) for name, now in observed.items()})
         duration_s = device.clock.now() - started_s
         requested = {**self._fixed, **configuration} if configuration != STOCK else {}
-        total_j = None if isinstance(window, Unavailable) else window.energy_j
-        if device.meter.provenance is Provenance.AS_RECORDED:
-            total_j = None  # what the recording cost is not in the table
+        total_j = self._spent_j(windows)
 
         def measurement(energy: EnergyReading | Unavailable) -> Measurement:
             return Measurement(
@@ -141,13 +167,13 @@ class Executor:
             )
 
         if isinstance(served.latency, Unavailable):
-            return Failed(f"no latency: {served.latency.reason}")
+            return self._failed(f"no latency: {served.latency.reason}", started_s, windows)
         if served.aborted_reason is not None:
             reason = served.aborted_reason
             return Aborted(measurement(Unavailable(f"the window was cut short: {reason}")), reason)
         energy = self._energy_per_query(window, served)
         if isinstance(energy, Unavailable):
-            return Failed(f"no energy: {energy.reason}")
+            return self._failed(f"no energy: {energy.reason}", started_s, windows)
         return Measured(measurement(energy))
 
     def _energy_per_query(
@@ -170,6 +196,14 @@ class Executor:
             provenance=meter.provenance,
             window_s=window.window_s,
         )
+
+
+def _total(windows: Sequence[EnergyWindow | Unavailable]) -> float | None:
+    """J over all windows; None where one could not be read, or read what cannot be."""
+    known = [window.energy_j for window in windows if not isinstance(window, Unavailable)]
+    if len(known) < len(windows) or any(not math.isfinite(j) or j < 0 for j in known):
+        return None
+    return sum(known)
 
 
 def _only(levels: Configuration, configuration: Configuration) -> Configuration:

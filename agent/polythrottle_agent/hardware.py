@@ -141,6 +141,7 @@ def _directly(found: Discovered) -> Hands:
         AuditLog(directory),
         found.identity.id,
         Owner.this_process(),
+        knobs=tuple(found.controls),
     )
     controls = {name: PatientControl(control) for name, control in found.controls.items()}
     notes = found.notes

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from polythrottle.configuration import UNITS, UNLOCKED, Configuration, Knob, Level
+from polythrottle.configuration import UNITS, UNLOCKED, Configuration, Knob, Level, parse_number
 from polythrottle.errors import InvalidInputError, did_you_mean
 
 RECORDED = "recorded"
@@ -111,11 +111,11 @@ def read_table(path: Path, workload: str | None = None) -> RecordedTable:
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[_Line]]:
-    if not path.exists():
-        raise InvalidInputError(f"There is no table at {path}; give the path of a CSV file.")
-    if not path.is_file():
-        raise InvalidInputError(f"{path} is not a file; give the path of a CSV file.")
     try:
+        if not path.exists():
+            raise InvalidInputError(f"There is no table at {path}; give the path of a CSV file.")
+        if not path.is_file():
+            raise InvalidInputError(f"{path} is not a file; give the path of a CSV file.")
         # utf-8-sig: spreadsheets put a byte order mark in front.
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
@@ -138,7 +138,9 @@ def _read_csv(path: Path) -> tuple[list[str], list[_Line]]:
     except csv.Error as error:
         raise InvalidInputError(f"{path.name}, line {reader.line_num}: not a CSV ({error}).") from error
     except OSError as error:
-        raise InvalidInputError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise InvalidInputError(
+            f"{path} cannot be read ({error.strerror or error}); give the path of a CSV file that can be."
+        ) from error
     if not columns:
         raise InvalidInputError(f"{path.name} is empty; the first line must name the columns.")
     repeated = next((column for column in columns if column and columns.count(column) > 1), None)
@@ -265,7 +267,7 @@ def _number(path: Path, line: _Line, column: str) -> float:
     if not text:
         raise _bad_cell(path, line, column, "is empty; give a number")
     try:
-        value = float(text)
+        value = parse_number(text)
     except ValueError:
         raise _bad_cell(path, line, column, f"is {text[:40]!r}; give a number") from None
     if not math.isfinite(value):

@@ -199,8 +199,14 @@ def _speed(timing: Timing) -> list[Target]:
                 f"{ratio:.2f} × ({timing.suggest_ms:.0f} against {timing.gpsampler_ms:.0f} ms)",
             )
         )
+    wrapper = timing.wrapped_ms / timing.algebra_ms
     return [
         *targets,
+        judged(
+            "acquisition: our algebra where BoTorch's mixture posterior costs > 1.3 × it",
+            wrapper > 1.3,
+            f"{wrapper:.0f} × ({timing.wrapped_ms:.0f} against {timing.algebra_ms:.1f} ms, 5,005 points)",
+        ),
         judged(
             "suggestion, 50,000 points ≤ 1 s",
             timing.suggest_large_ms <= 1000,

@@ -13,7 +13,7 @@ import numpy as np
 
 from polythrottle.configuration import Configuration, Knob, SearchSpace
 from polythrottle.errors import InvalidInputError
-from polythrottle.measurement import combined
+from polythrottle.measurement import pooled
 from polythrottle.optimizer.problem import Observation, Problem
 
 SLO_FACTORS = (1.05, 1.15, 1.3)
@@ -223,13 +223,13 @@ class BlackBox:
 
 
 def observation(task: Task, cell: int, windows: Sequence[Reading]) -> Observation:
-    """What all windows of one cell taught, pooled in the logarithm as the product pools them."""
-    latency, latency_error = combined([(math.log(w.latency_s), w.error) for w in windows])
-    energy, energy_error = combined([(math.log(w.energy_j), w.error) for w in windows])
+    """What all windows of one cell taught, pooled as a study pools them."""
+    latency_s, latency_error = pooled([(w.latency_s, w.error) for w in windows])
+    energy_j, energy_error = pooled([(w.energy_j, w.error) for w in windows])
     return Observation(
         configuration=task.configurations[cell],
-        latency_s=math.exp(latency),
+        latency_s=latency_s,
         latency_error=latency_error,
-        energy_j=math.exp(energy),
+        energy_j=energy_j,
         energy_error=energy_error,
     )

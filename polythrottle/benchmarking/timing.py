@@ -46,6 +46,8 @@ class Timing:
     gpsampler_ms: float | None
     import_ms: float
     import_loads_torch: bool
+    algebra_ms: float
+    wrapped_ms: float
 
 
 def _clocks(count: int, lowest_mhz: float, highest_mhz: float) -> list[float]:
@@ -149,6 +151,42 @@ def measure_suggest(points: int) -> dict[str, float]:
     return {"setup_ms": setup_ms, "suggest_ms": suggest_ms, "peak_mb": peak_mb}
 
 
+def measure_botorch(points: int) -> dict[str, float]:
+    """The same acquisition on the same posterior: our algebra, and the surrogate as a BoTorch model."""
+    import torch
+    from botorch.acquisition.analytic import LogConstrainedExpectedImprovement
+
+    from polythrottle.optimizer.acquisition import constrained_improvement
+    from polythrottle.optimizer.botorch_model import ENERGY, LATENCY, MixtureModel
+    from polythrottle.optimizer.informed import arrays_of
+    from polythrottle.optimizer.prior import EnsemblePrior
+    from polythrottle.optimizer.suggest import build_prior
+    from polythrottle.optimizer.surrogate import KEPT_MEMBERS, MixtureSurrogate
+
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    space = space_of(points)
+    entries, limit_s = _readings(space, anchor_of(space), np.random.default_rng(0))
+    problem = Problem(space, anchor_of(space), limit_s)
+    prior = build_prior(problem, OptimizerSettings())
+    assert isinstance(prior, EnsemblePrior)
+    data, origin = arrays_of(problem, prior, entries)
+    posterior = MixtureSurrogate(prior).posterior(data)
+    limit, incumbent = math.log(limit_s) - origin, float(data.log_latency.mean() + data.log_power.mean())
+    coordinates = torch.from_numpy(prior.grid.coordinates)
+    model = MixtureModel(posterior, coordinates, 0.0, KEPT_MEMBERS)
+    acquisition = LogConstrainedExpectedImprovement(
+        model, incumbent, objective_index=ENERGY, constraints={LATENCY: (None, limit)}, maximize=False
+    )
+
+    def wrapped(_: int) -> object:
+        with torch.no_grad():
+            return acquisition(coordinates.unsqueeze(1))
+
+    algebra_ms = _median_ms(lambda _: constrained_improvement(posterior, limit, 0.0, incumbent))
+    return {"algebra_ms": algebra_ms, "wrapped_ms": _median_ms(wrapped)}
+
+
 def measure_gpsampler(points: int) -> dict[str, float]:
     """One `ask` of Optuna's GPSampler with a constraint, given the same readings."""
     import optuna
@@ -214,6 +252,7 @@ def measure(clock: Clock, with_peers: bool) -> Timing:
         subprocess.CalledProcessError: a child failed; its stderr says why.
     """
     usual, large = _child("suggest", 5005), _child("suggest", 50_000)
+    acquisition = _child("botorch", 5005)
     import_ms, loads_torch = _import_ms(clock)
     return Timing(
         suggest_ms=usual["suggest_ms"],
@@ -224,10 +263,12 @@ def measure(clock: Clock, with_peers: bool) -> Timing:
         gpsampler_ms=_child("gpsampler", 5005)["suggest_ms"] if with_peers else None,
         import_ms=import_ms,
         import_loads_torch=loads_torch,
+        algebra_ms=acquisition["algebra_ms"],
+        wrapped_ms=acquisition["wrapped_ms"],
     )
 
 
 if __name__ == "__main__":
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    measures = {"suggest": measure_suggest, "gpsampler": measure_gpsampler}
+    measures = {"suggest": measure_suggest, "botorch": measure_botorch, "gpsampler": measure_gpsampler}
     print(json.dumps(measures[sys.argv[1]](int(sys.argv[2]))))

@@ -12,7 +12,7 @@ NOW = "\nStopping now; the device is being put back."
 
 
 class Interrupts:
-    """While entered, SIGINT and SIGTERM set flags instead of raising, so that no write is cut in two.
+    """While entered, SIGINT and SIGTERM set flags instead of raising: no write, no restore is cut in two.
 
     SIGTERM and a second SIGINT stop at the next step of the executor.
     """
@@ -35,9 +35,6 @@ class Interrupts:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-
-    def restoring(self) -> None:
-        """The flags already keep a signal from cutting a restore short."""
 
     def _received(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if self.after_trial or number == signal.SIGTERM:

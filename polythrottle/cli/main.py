@@ -93,7 +93,6 @@ def invoke(arguments: list[str]) -> int:
         return int(ExitCode.ERROR)
     except TyperException as error:  # unknown option, missing argument, value out of range
         return _usage(error)
-        return int(ExitCode.ERROR)
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
             traceback.print_exc()

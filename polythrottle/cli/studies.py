@@ -38,8 +38,16 @@ def all_studies(state_dir: Path | None) -> tuple[Study, ...]:
     from polythrottle.api import DATABASE, default_state_dir, open_studies
 
     directory = state_dir if state_dir is not None else default_state_dir()
-    if not (directory / DATABASE).exists():
-        if state_dir is not None and not directory.is_dir():
+    try:
+        kept = (directory / DATABASE).exists()
+        missing = state_dir is not None and not directory.is_dir()
+    except OSError as error:
+        raise StateError(
+            f"The state directory {directory} cannot be read ({error.strerror}); "
+            "name another with --state-dir."
+        ) from error
+    if not kept:
+        if missing:
             raise StateError(
                 f"The state directory {directory} does not exist; name another with --state-dir."
             )
@@ -122,7 +130,7 @@ def show(study: StudyArgument, as_json: JsonOption = False, state_dir: Path | No
         return
     console = make_console()
     screen = ProgressScreen(console)
-    screen.started(found, found.spec.device.label, found.spec.notes)
+    screen.started(found, found.spec.device.label, found.spec.notes, live=False)
     for trial in found.trials:
         if trial.state.finished:
             screen.trial_finished(trial, found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from polythrottle.errors import ExitCode, InvalidInputError
 from polythrottle.objective import EnergyObjective, LatencySlo
 from polythrottle.reporting.console import make_console, print_text
 from polythrottle.reporting.terminal import ProgressScreen, show_result
-from polythrottle.study import Strategy, Verdict
+from polythrottle.study import Strategy, StudyState, Verdict
 from polythrottle.trial import Trial
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def tune(
     """
     slo = LatencySlo.parse(latency_slo)
     max_time_s = None if max_time is None else _seconds(max_time)
-    fixed = tuple(_fixed(text) for text in fix)
+    fixed = _all_fixed(fix)
     sizes = None if batch_sizes is None else _sizes(batch_sizes)
     if report is not None:
         check_report(report)
@@ -116,7 +117,8 @@ def tune(
 
         write_report(study, report)
         print_text(console, f"report: {report}")
-    if interrupts.after_trial:
+    # A Ctrl-C that came too late to stop anything takes nothing from the answer.
+    if interrupts.after_trial and study.state is StudyState.CANCELLED:
         raise typer.Exit(int(ExitCode.INTERRUPTED))
     if study.result.verdict is Verdict.NO_FEASIBLE_FOUND:
         raise typer.Exit(int(ExitCode.INFEASIBLE))
@@ -132,13 +134,13 @@ class _VerboseScreen(ProgressScreen):
             return
         self.stop()
         text = f"trial {trial.number}: {suggestion.provenance}"
-        if suggestion.prediction is not None:
-            p = suggestion.prediction
+        p = suggestion.prediction if suggestion.configuration == trial.configuration else None
+        if p is not None:
             text += (
                 f"; expects {p.energy_j:.4g} J ± {p.energy_sd:.1%}, {p.latency_s * 1e3:.4g} ms "
                 f"± {p.latency_sd:.1%}, P(feasible) {p.p_feasible:.2f}"
             )
-        if suggestion.expected_gain is not None:
+        if p is not None and suggestion.expected_gain is not None:
             text += f"; expected gain {suggestion.expected_gain:.2%}"
         if suggestion.stop is not None:
             text += f"; {suggestion.stop}"
@@ -177,6 +179,15 @@ def _fixed(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
+def _all_fixed(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    fixed = [_fixed(text) for text in texts]
+    names = [name for name, _ in fixed]
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise InvalidInputError(f"Knob {repeated} is fixed twice; fix it once.")
+    return tuple(fixed)
+
+
 def _sizes(text: str) -> tuple[int, ...]:
     try:
         sizes = tuple(int(part) for part in text.split(",") if part.strip())
@@ -195,10 +206,19 @@ def check_report(path: Path) -> None:
     """
     from importlib.util import find_spec
 
-    if not path.absolute().parent.is_dir():
-        raise InvalidInputError(f"--report {path}: its directory does not exist; create it first.")
-    if path.is_dir():
-        raise InvalidInputError(f"--report {path} is a directory; name a file.")
+    directory = path.absolute().parent
+    try:
+        if not directory.is_dir():
+            raise InvalidInputError(f"--report {path}: its directory does not exist; create it first.")
+        if path.is_dir():
+            raise InvalidInputError(f"--report {path} is a directory; name a file.")
+        target = path if path.exists() else directory
+    except OSError as error:
+        raise InvalidInputError(
+            f"--report {path} cannot be used ({error.strerror}); name another file."
+        ) from error
+    if not os.access(target, os.W_OK if target is path else os.W_OK | os.X_OK):
+        raise InvalidInputError(f"--report {path}: {target} cannot be written to; name another file.")
     missing = [name for name in ("jinja2", "plotly") if find_spec(name) is None]
     if missing:
         raise InvalidInputError(

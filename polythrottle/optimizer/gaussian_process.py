@@ -240,7 +240,8 @@ def _fit(inputs: Tensor, values: Tensor, noise: Tensor) -> _Fit:
     spread = values.std(0) if len(values) > 1 else torch.zeros(2, dtype=torch.float64)
     # Constant outputs (or a single point) have no spread: fall back to the size of the values.
     spread = torch.where(spread > 1e-9 * centre.abs(), spread, centre.abs().clamp_min(1.0))
-    standardised, scaled = (values - centre) / spread, noise / spread**2
+    # GPyTorch rounds variances below 1e-6 up with a warning; ours are never that exact.
+    standardised, scaled = (values - centre) / spread, (noise / spread**2).clamp_min(1e-6)
     models = [_fit_one(inputs, standardised[:, [o]], scaled[:, [o]]) for o in range(2)]
     return _Fit(ModelListGP(*models), centre, spread)
 

@@ -22,6 +22,7 @@ MIN_ERROR = 0.003
 FANTASY_ERROR = 0.01
 ANCHOR_FANTASY_RATIO = 1.2
 """Before the anchor was measured its latency is taken as the limit over this."""
+NOTHING_SAFE = "nothing safe enough is left"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def suggest_informed(
     if problem.latency_limit_s is None:
         return Suggestion(None, "waiting", notes=("The SLO is relative to max clocks, which still run.",))
     surrogate = MixtureSurrogate(prior)
-    data, origin = _data(problem, prior, observations)
+    data, origin = arrays_of(problem, prior, observations)
     pending_rows = [grid.row(configuration) for configuration in pending]
     if pending_rows:
         data = _with_fantasies(problem, prior, surrogate, data, pending_rows, origin)
@@ -60,21 +61,23 @@ def suggest_informed(
     view = _view(problem, surrogate.posterior(data), measured, origin)
     ranking = _ranking(grid, view, settings.progress_p_feasible)
     tried = set(data.rows) | {grid.row(c) for c in excluded}
-    row, gain, provenance, acquisition_gain = _choose(view, tried, settings)
-    stop = _stop(view, ranking, grid, settings, len(observations), acquisition_gain)
-    if row is None:
-        return Suggestion(None, provenance, None, None, ranking, stop)
+    choice = _choose(view, tried, settings)
+    stop = _stop(view, ranking, grid, settings, len(observations), choice)
+    if choice.row is None:
+        return Suggestion(None, choice.provenance, None, None, ranking, stop)
     return Suggestion(
-        configuration=grid.configuration(row),
-        provenance=provenance,
-        prediction=_prediction(view, row),
-        expected_gain=gain,
+        configuration=grid.configuration(choice.row),
+        provenance=choice.provenance,
+        prediction=_prediction(view, choice.row),
+        expected_gain=choice.gain,
         ranking=ranking,
         stop=stop,
     )
 
 
-def _data(problem: Problem, prior: EnsemblePrior, observations: Sequence[Observation]) -> tuple[Data, float]:
+def arrays_of(
+    problem: Problem, prior: EnsemblePrior, observations: Sequence[Observation]
+) -> tuple[Data, float]:
     """Observations as arrays; latencies and powers relative to the first, whose log latency is returned."""
     origin = (
         math.log(observations[0].latency_s)
@@ -192,15 +195,27 @@ def _prediction(view: _View, row: int) -> Prediction:
     )
 
 
-def _choose(
-    view: _View, tried: set[int], settings: OptimizerSettings
-) -> tuple[int | None, float | None, str, float]:
-    """The next row, its expected relative gain, why, and the largest gain that any point offers."""
+@dataclass(frozen=True)
+class _Choice:
+    """The next row (None: nothing to try), its expected relative gain, and why.
+
+    `remaining_gain` is the largest gain that any row offers which may be tried; `reachable` (N,) marks the
+    rows that may be tried or were.
+    """
+
+    row: int | None
+    gain: float | None
+    provenance: str
+    remaining_gain: float
+    reachable: Tensor
+
+
+def _choose(view: _View, tried: set[int], settings: OptimizerSettings) -> _Choice:
     n = len(view.p_feasible)
     open_rows = torch.ones(n, dtype=torch.bool)
     open_rows[list(tried)] = False
     if not bool(open_rows.any()):
-        return None, None, "exhausted", 0.0
+        return _Choice(None, None, "exhausted", 0.0, ~open_rows)
     likely = [row for row in view.observed if float(view.p_feasible[row]) >= 0.5]
     if likely:
         incumbent = min(float(view.objective[row]) for row in likely)
@@ -210,13 +225,17 @@ def _choose(
         gain = torch.full((n,), math.nan, dtype=torch.float64)
         score = towards_feasible(view.posterior, view.p_feasible, view.latency_weight)
         provenance = "towards feasibility"
-    best_gain = float(gain[open_rows].max())
+    reachable = torch.ones(n, dtype=torch.bool)
+    remaining = float(gain[open_rows].max())
     if settings.safe:
         allowed = open_rows & (view.p_feasible >= settings.safe_p_feasible)
         provenance = f"safe mode, {provenance}"
-        if not bool(allowed.any()):
-            if likely and len(view.observed) >= settings.floor_after:
-                return None, None, "nothing safe enough is left", best_gain
+        if bool(allowed.any()):
+            # What safe mode may not try can neither be gained nor be missed.
+            reachable, remaining = allowed | ~open_rows, float(gain[allowed].max())
+        elif likely and len(view.observed) >= settings.floor_after:
+            return _Choice(None, None, NOTHING_SAFE, 0.0, ~open_rows)
+        else:
             score, allowed = view.p_feasible, open_rows
             provenance = "safe mode, likeliest to be feasible"
     else:
@@ -227,7 +246,7 @@ def _choose(
     score = torch.where(allowed, score, torch.full_like(score, -math.inf))
     row = int(torch.argmax(score))
     own = float(gain[row])
-    return row, None if math.isnan(own) else own, provenance, best_gain
+    return _Choice(row, None if math.isnan(own) else own, provenance, remaining, reachable)
 
 
 def _stop(
@@ -236,20 +255,21 @@ def _stop(
     grid: Grid,
     settings: OptimizerSettings,
     n_observations: int,
-    best_gain: float,
+    choice: _Choice,
 ) -> StopAdvice | None:
     if not ranking or ranking[0].prediction.p_feasible < 0.5:
         return None
     row = grid.row(ranking[0].configuration)
-    probability = p_within_band(view.posterior, view.log_limit, view.latency_weight, row)
+    probability = p_within_band(view.posterior, view.log_limit, view.latency_weight, row, choice.reachable)
+    gain = choice.remaining_gain
     return StopAdvice(
         stop=(
             n_observations >= settings.min_trials
             and probability > settings.stop_probability
-            and best_gain < settings.stop_expected_gain
+            and gain < settings.stop_expected_gain
         ),
-        rule="P(within 2 % of the best), and expected gain of another trial < 1 %",
+        rule="P(within 2 % of the best)",
         value=probability,
         threshold=settings.stop_probability,
-        remaining_gain=None if math.isnan(best_gain) else best_gain,
+        remaining_gain=None if math.isnan(gain) else gain,
     )

@@ -20,8 +20,12 @@ RANK = 40
 """Columns of the low-rank factor of the ensemble's covariance."""
 DENSE_LIMIT = 30_000_000
 """Member × point values kept in memory (float32, two outputs: 240 MB); above, surfaces are made on demand."""
-CHUNK = 2_000_000
-_MEMO_SURFACES = 256
+FACTOR_MEMBERS = 1000
+"""Members that mean and factor are taken from where they are not kept: each costs a pass over the grid."""
+LANDMARKS = 1000
+"""Grid points that the factor's directions are found on."""
+CHUNK = 1_000_000
+_MEMO_SURFACES = 128
 
 
 class EnsemblePrior:
@@ -45,16 +49,35 @@ class EnsemblePrior:
         self._memo: dict[int, Array] = {}
         self._axes, self._shape = grid.operating_axes()
         self._product_rows = grid.product_rows()
-        kept = min(members, max(200, DENSE_LIMIT // len(grid)))
-        self._dense: Array | None = None
-        surfaces = np.empty((2, kept, len(grid)), dtype=np.float32)
-        for chunk in self._chunks(np.arange(kept)):
-            surfaces[:, chunk] = self._surfaces(chunk)
-        self.mean: Array = surfaces.mean(axis=1, dtype=np.float64)
-        rng = np.random.default_rng(seed + 1)
-        self.factors: Array = np.stack([_low_rank(surfaces[o], self.mean[o], rng) for o in range(2)])
-        if kept == members:
-            self._dense = surfaces
+        dense = members * len(grid) <= DENSE_LIMIT
+        self._dense: Array | None = np.empty((2, members, len(grid)), dtype=np.float32) if dense else None
+        self.mean, self.factors = self._mean_and_factors(members if dense else min(members, FACTOR_MEMBERS))
+
+    def _mean_and_factors(self, count: int) -> tuple[Array, Array]:
+        """Mean (2, N) and factor (2, N, RANK) of the first `count` members; fills the dense store.
+
+        The leading directions among members are those of the landmarks' covariance; a second pass
+        projects every grid point on them. Exact where the grid has no more points than landmarks.
+        """
+        points = len(self.grid)
+        rng = np.random.default_rng(self.seed + 1)
+        landmarks = np.sort(rng.permutation(points)[:LANDMARKS])
+        at_landmarks = np.empty((2, count, len(landmarks)), dtype=np.float32)
+        total = np.zeros((2, points))
+        for chunk in self._chunks(np.arange(count)):
+            surfaces = self._surfaces(chunk)
+            total += surfaces.sum(axis=1, dtype=np.float64)
+            at_landmarks[:, chunk] = surfaces[:, :, landmarks]
+            if self._dense is not None:
+                self._dense[:, chunk] = surfaces
+        mean = total / count
+        directions = [_directions(at_landmarks[o] - mean[o, landmarks].astype(np.float32)) for o in range(2)]
+        factors = np.zeros((2, points, RANK))
+        for chunk in self._chunks(np.arange(count)):
+            surfaces = self.surfaces(chunk) if self._dense is not None else self._surfaces(chunk)
+            for o in range(2):
+                factors[o, :, : directions[o].shape[1]] += surfaces[o].T @ directions[o][chunk]
+        return mean, factors / np.sqrt(count)
 
     def columns(self, rows: list[int], achieved: list[Mapping[str, Any] | None]) -> Array:
         """(2, M, n) of all members at n points: grid rows, or the clocks that ran where those are given."""
@@ -106,14 +129,13 @@ class EnsemblePrior:
         return np.stack([log_latency, log_power]).astype(np.float32)
 
 
-def _low_rank(surfaces: Array, mean: Array, rng: np.random.Generator) -> Array:
-    """(N, RANK) factor of the covariance of (M, N) surfaces: a randomised SVD with one power step."""
-    centred = surfaces - mean.astype(np.float32)
-    members, points = centred.shape
-    rank = min(RANK, points, members)
-    sketch = rng.standard_normal((points, min(rank + 12, points))).astype(np.float32)
-    basis, _ = np.linalg.qr(centred.T @ (centred @ sketch))
-    basis, _ = np.linalg.qr(centred.T @ (centred @ basis))
-    _, singular, right = np.linalg.svd(centred @ basis, full_matrices=False)
-    factor = (basis @ right.T)[:, :rank] * (singular[:rank] / np.sqrt(members))
-    return np.pad(factor, ((0, 0), (0, RANK - rank))).astype(np.float64)
+def _directions(centred: Array) -> Array:
+    """(M, ≤ RANK) orthonormal leading directions among members of (M, L) centred values."""
+    rank = min(RANK, *centred.shape)
+    variances, axes = np.linalg.eigh((centred.T @ centred).astype(np.float64))
+    largest = variances[-1] if len(variances) else 0.0
+    # Directions without variance (one point, an insensitive output) would be divided by zero.
+    kept = [k for k in range(len(variances) - rank, len(variances)) if variances[k] > 1e-9 * largest > 0]
+    return np.asarray(
+        (centred @ axes[:, kept].astype(np.float32)) / np.sqrt(variances[kept]).astype(np.float32)
+    )

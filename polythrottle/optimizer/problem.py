@@ -92,12 +92,12 @@ class OptimizerSettings:
     safe: bool = False
     members: int = 5000
     draw_seed: int = 0
-    progress_p_feasible: float = 0.8
+    progress_p_feasible: float = 0.7
     install_p_feasible: float = 0.95
     p_feasible_floor: float = 0.3
     floor_after: int = 5
     safe_p_feasible: float = 0.85
     min_trials: int = 6
-    stop_probability: float = 0.96
+    stop_probability: float = 0.95
     stop_expected_gain: float = 0.01
     flat_stop_expected_gain: float = 0.005

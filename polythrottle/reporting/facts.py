@@ -8,8 +8,9 @@ from enum import Enum
 
 from polythrottle.configuration import Configuration
 from polythrottle.measurement import EnergyReading, LatencyReading, Unavailable, combined
+from polythrottle.reporting.passed_over import why_passed_over
 from polythrottle.reporting.wording import percent
-from polythrottle.study import Study
+from polythrottle.study import Estimate, Study
 from polythrottle.suggestion import Prediction
 from polythrottle.trial import Purpose, Trial, TrialState
 
@@ -51,7 +52,8 @@ class ConfigurationFacts:
 class TrialFacts:
     """One trial with its readings unpacked; what could not be read is None.
 
-    `latency_s` of an aborted trial is a lower bound. `why` says why a trial cannot be chosen. `best` is
+    `latency_s` of an aborted trial is a lower bound. `why` says why a trial cannot be chosen, or why a
+    cheaper one within the SLO was not. `best` is
     the best configuration so far: least objective that meets the SLO, stock apart.
     """
 
@@ -125,7 +127,32 @@ def trial_facts(study: Study) -> tuple[TrialFacts, ...]:
         options = [point for point in known if point.outcome is Outcome.FEASIBLE]
         best = min(options, key=lambda p: study.spec.objective.of(p.energy_j, p.latency_s), default=None)
         all_facts.append(replace(facts, best=best))
-    return tuple(all_facts)
+    means = {point.configuration: point for point in configuration_facts(all_facts)}
+    return tuple(replace(facts, why=facts.why or _passed_over(study, facts, means)) for facts in all_facts)
+
+
+def _passed_over(
+    study: Study, facts: TrialFacts, means: Mapping[Configuration, ConfigurationFacts]
+) -> str | None:
+    """Why a trial within the SLO was not chosen, where its cost does not say so."""
+    mean = means.get(facts.trial.configuration)
+    if facts.outcome is not Outcome.FEASIBLE or mean is None:
+        return None
+    if facts.energy_j is None or facts.latency_s is None:
+        return None
+    return why_passed_over(
+        study,
+        Estimate(
+            configuration=mean.configuration,
+            energy_j=mean.energy_j,
+            energy_error_j=mean.energy_error_j,
+            latency_s=mean.latency_s,
+            latency_error_s=mean.latency_error_s,
+            n_windows=len(mean.trials),
+        ),
+        study.spec.objective.of(facts.energy_j, facts.latency_s),
+        misses=mean.outcome is Outcome.OVER,
+    )
 
 
 def _facts(trial: Trial, limit_s: float | None) -> TrialFacts:

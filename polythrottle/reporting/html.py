@@ -11,7 +11,7 @@ from typing import Any
 from polythrottle import __version__
 from polythrottle.configuration import SHORT_NAMES, format_level
 from polythrottle.errors import PolythrottleError, StateError
-from polythrottle.objective import format_energy, format_latency
+from polythrottle.objective import EnergyObjective, format_energy, format_latency
 from polythrottle.reporting.facts import Outcome, TrialFacts, assumes_errors, slo_limit_s, trial_facts
 from polythrottle.reporting.figure_parts import BLUE, GREEN, PURPLE
 from polythrottle.reporting.figures import Plot, plots
@@ -19,19 +19,22 @@ from polythrottle.reporting.wording import (
     ASSUMED_ERRORS,
     PROVENANCES,
     PURPOSES,
-    VERDICTS,
     change_text,
     configuration_text,
     duration_text,
     energy_text,
+    estimate_objective_text,
     latency_text,
+    objective_changes_text,
     payback_text,
     percent,
+    probability_source,
     probability_text,
     slo_text,
     trials_text,
+    verdict_text,
 )
-from polythrottle.study import Estimate, Result, Study
+from polythrottle.study import Estimate, Result, Study, StudySpec
 from polythrottle.suggestion import Prediction
 
 _TONES = {Outcome.FEASIBLE: "ok", Outcome.UNFINISHED: "", Outcome.CANCELLED: ""}
@@ -102,7 +105,7 @@ def _context(study: Study, all_plots: Sequence[Plot]) -> dict[str, Any]:
         "title": _title(study),
         "provenance": provenance.value,
         "provenance_sentence": PROVENANCES[provenance],
-        "answer": _answer(study.result) if study.result is not None else None,
+        "answer": _answer(study.result, study.spec) if study.result is not None else None,
         "state": study.state.value,
         "state_reason": study.state_reason,
         "main_plots": [plot for plot in all_plots if not plot.id.startswith("slice-")],
@@ -129,7 +132,7 @@ def _title(study: Study) -> str:
     return title if provenance in title else f"{title} ({provenance})"
 
 
-def _answer(result: Result) -> dict[str, Any]:
+def _answer(result: Result, spec: StudySpec) -> dict[str, Any]:
     subject = result.chosen or result.closest
     name = "" if result.chosen is not None else "Closest: "
     estimates = [
@@ -145,7 +148,7 @@ def _answer(result: Result) -> dict[str, Any]:
     return {
         "good": result.chosen is not None,
         "verdict": result.verdict.value.replace("_", " ").capitalize(),
-        "meaning": VERDICTS[result.verdict],
+        "meaning": verdict_text(result, spec),
         "configuration": name + _unbroken(configuration_text(subject.configuration)) if subject else "",
         "bars": [
             {
@@ -156,7 +159,12 @@ def _answer(result: Result) -> dict[str, Any]:
             }
             for label, colour, estimate in estimates
         ],
-        "tiles": [*_saving_tiles(result), *_latency_tiles(result, subject), *_cost_tiles(result)],
+        "tiles": [
+            *_saving_tiles(result),
+            *_objective_tiles(result, spec),
+            *_latency_tiles(result, subject, spec),
+            *_cost_tiles(result),
+        ],
     }
 
 
@@ -174,13 +182,22 @@ def _saving_tiles(result: Result) -> list[dict[str, str]]:
     ]
 
 
-def _latency_tiles(result: Result, subject: Estimate | None) -> list[dict[str, str]]:
+def _objective_tiles(result: Result, spec: StudySpec) -> list[dict[str, str]]:
+    """None where the objective is the energy, which has its bars and tiles."""
+    if result.chosen is None or spec.objective is EnergyObjective.ENERGY_PER_QUERY:
+        return []
+    value = estimate_objective_text(spec.objective, result.chosen)
+    changes = objective_changes_text(spec.objective, result.chosen, result)
+    return [_tile(f"{spec.objective.label.capitalize()}, the objective", value, changes)]
+
+
+def _latency_tiles(result: Result, subject: Estimate | None, spec: StudySpec) -> list[dict[str, str]]:
     if subject is None:
         return []
     limit_s = result.slo.limit_s
     text = "" if limit_s is None else f"{slo_text(subject.latency_s, limit_s)} of {format_latency(limit_s)}"
     if result.p_feasible is not None:
-        text += f"; P(feasible) {probability_text(result.p_feasible)}, by the model"
+        text += f"; P(feasible) {probability_text(result.p_feasible)}, {probability_source(result, spec)}"
     latency = latency_text(subject.latency_s, subject.latency_error_s)
     return [_tile(f"{result.slo.statistic} latency against the SLO", latency, text)]
 
@@ -214,8 +231,9 @@ def _row(facts: TrialFacts, limit_s: float | None) -> dict[str, Any]:
     if why is not None:
         why = why.removeprefix(f"{facts.outcome.value}: ")
         why = None if why == facts.outcome.value else why
-    elif facts.outcome is Outcome.FEASIBLE and facts.latency_s is not None and limit_s is not None:
-        why = slo_text(facts.latency_s, limit_s)
+    if facts.outcome is Outcome.FEASIBLE and facts.latency_s is not None and limit_s is not None:
+        margin = slo_text(facts.latency_s, limit_s)
+        why = margin if why is None else f"{margin}; {why}"
     return {
         "number": trial.number,
         "purpose": PURPOSES[trial.purpose],

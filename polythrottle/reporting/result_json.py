@@ -7,6 +7,7 @@ from typing import Any
 from polythrottle import __version__
 from polythrottle.configuration import Configuration, Level
 from polythrottle.reporting.facts import TrialFacts, trial_facts
+from polythrottle.reporting.wording import objective_unit
 from polythrottle.study import Estimate, Result, Study
 
 RESULT_SCHEMA = "polythrottle-result/1"
@@ -30,6 +31,10 @@ def result_json(result: Result, study: Study) -> dict[str, Any]:
             "factor": spec.slo.factor,
         },
         "objective": spec.objective.value,
+        "objective_value": None
+        if result.chosen is None
+        else spec.objective.of(result.chosen.energy_j, result.chosen.latency_s),
+        "objective_unit": objective_unit(spec.objective),
         "strategy": spec.strategy.value,
         "seed": spec.seed,
         "verdict": result.verdict.value,

@@ -13,23 +13,27 @@ from rich.text import Text
 from polythrottle import __version__
 from polythrottle.configuration import SHORT_NAMES, format_level
 from polythrottle.measurement import LatencyReading, Provenance
-from polythrottle.objective import format_energy, format_latency
+from polythrottle.objective import EnergyObjective, format_energy, format_latency
 from polythrottle.reporting.console import make_console, print_text, printable
 from polythrottle.reporting.facts import Outcome, TrialFacts, assumes_errors, slo_limit_s, trial_facts
 from polythrottle.reporting.wording import (
     ASSUMED_ERRORS,
     PURPOSES,
-    VERDICTS,
     change_text,
     configuration_text,
     duration_text,
     energy_text,
+    estimate_objective_text,
     latency_text,
+    objective_changes_text,
+    objective_text,
     payback_text,
     percent,
+    probability_source,
     probability_text,
     slo_text,
     trials_text,
+    verdict_text,
 )
 from polythrottle.study import Estimate, Result, Study, StudyState, Verdict
 from polythrottle.trial import Purpose, Trial
@@ -39,7 +43,7 @@ _SHORT_PURPOSES = {**PURPOSES, Purpose.ANCHOR: "max", Purpose.DRIFT: "drift"}
 _PURPOSE_WIDTH = max(len(word) for word in _SHORT_PURPOSES.values())
 _ENERGY_WIDTH = 13
 _LATENCY_WIDTH = 18
-_BEST_WIDTH = 12
+_BEST_WIDTHS = {EnergyObjective.ENERGY_PER_QUERY: 12, EnergyObjective.ENERGY_DELAY_PRODUCT: 17}
 _GAIN_WIDTH = 6
 _LABEL_WIDTH = 13
 
@@ -76,8 +80,13 @@ class ProgressScreen:
             self._status.stop()
             self._status = None
 
-    def started(self, study: Study, device_label: str, notes: Sequence[str] = ()) -> None:
-        """Say what is searched, on what, and what is known to limit the answer."""
+    def started(
+        self, study: Study, device_label: str, notes: Sequence[str] = (), *, live: bool = True
+    ) -> None:
+        """Say what is searched, on what, and what is known to limit the answer.
+
+        `live` is False where a stored study is only looked at: its finished trials are then no resumption.
+        """
         spec = study.spec
         provenance = spec.device.provenance
         heading: list[str | tuple[str, str]] = [(f"polythrottle {__version__}", "bold")]
@@ -96,7 +105,7 @@ class ProgressScreen:
             (
                 "strategy",
                 f"{spec.strategy.value}{', safe' if spec.safe else ''}, at most {spec.max_trials} "
-                f"search trials, seed {spec.seed}",
+                f"search trial{'' if spec.max_trials == 1 else 's'}, seed {spec.seed}",
             ),
             ("study", study.id),
         ]
@@ -105,8 +114,13 @@ class ProgressScreen:
         for note in notes:
             print_text(self.console, (f"{'note':<10}", "yellow"), note, indent=10)
         done = sum(trial.state.finished for trial in study.trials)
-        if done:
-            print_text(self.console, (f"{'resumed':<10}", "dim"), f"after {done} finished trials", indent=10)
+        if live and done:
+            print_text(
+                self.console,
+                (f"{'resumed':<10}", "dim"),
+                f"after {done} finished trial{'s'[: done != 1]}",
+                indent=10,
+            )
         self.console.print()
 
     def trial_started(self, trial: Trial) -> None:
@@ -123,8 +137,10 @@ class ProgressScreen:
     def trial_finished(self, trial: Trial, study: Study) -> None:
         """One line: number, purpose, what was tried, energy, latency against the SLO, best, gain left."""
         self.stop()
-        others = tuple(other for other in study.trials if other.number < trial.number)
-        facts = trial_facts(replace(study, trials=(*others, trial)))[-1]
+        # Of a study that has ended all trials are known, and with them why this one was not chosen.
+        others = [other for other in study.trials if other.number != trial.number]
+        trials = tuple(sorted((*others, trial), key=lambda other: other.number))
+        facts = next(f for f in trial_facts(replace(study, trials=trials)) if f.trial is trial)
         if self._wide(study):
             if not self._header_shown:
                 self._print_header(study)
@@ -147,7 +163,8 @@ class ProgressScreen:
 
     def _row_width(self, study: Study) -> int:
         knobs = [width for _, _, width in self._knob_columns(study)]
-        columns = [2, _PURPOSE_WIDTH, _ENERGY_WIDTH, _LATENCY_WIDTH, _BEST_WIDTH, _GAIN_WIDTH]
+        best = _BEST_WIDTHS[study.spec.objective]
+        columns = [2, _PURPOSE_WIDTH, _ENERGY_WIDTH, _LATENCY_WIDTH, best, _GAIN_WIDTH]
         return sum(columns) + len(_GAP) * len(columns) + sum(knobs) + len(knobs) - 1
 
     def _print_header(self, study: Study) -> None:
@@ -158,7 +175,7 @@ class ProgressScreen:
             printable(self.console, knobs),
             f"{'energy/query':<{_ENERGY_WIDTH}}",
             f"{self._slo_heading(study):<{_LATENCY_WIDTH}}",
-            f"{'best so far':<{_BEST_WIDTH}}",
+            f"{'best so far':<{_BEST_WIDTHS[study.spec.objective]}}",
             f"{'gain':>{_GAIN_WIDTH}}",
         ]
         self.console.print(Text(_GAP.join(cells), style="bold"), overflow="fold")
@@ -178,7 +195,7 @@ class ProgressScreen:
         line.append(" ".join(knobs))
         self._cell(line, self._energy(facts), "", _ENERGY_WIDTH)
         self._cell(line, *self._latency(facts, study), _LATENCY_WIDTH)
-        self._cell(line, self._best(facts), "bold", _BEST_WIDTH)
+        self._cell(line, self._best(facts, study), "bold", _BEST_WIDTHS[study.spec.objective])
         line.append(f"{_GAP}{self._gain(facts):>{_GAIN_WIDTH}}", style="dim")
         line.rstrip()
         self.console.print(line, overflow="fold")
@@ -198,7 +215,7 @@ class ProgressScreen:
         print_text(
             self.console,
             "   best ",
-            (self._best(facts), "bold"),
+            (self._best(facts, study), "bold"),
             (f" · gain left {self._gain(facts)}", "dim"),
             indent=3,
         )
@@ -240,10 +257,14 @@ class ProgressScreen:
             text += " unsure"
         return text, style
 
-    def _best(self, facts: TrialFacts) -> str:
+    def _best(self, facts: TrialFacts, study: Study) -> str:
         """Its mean over all windows so far, and the trial that first tried it."""
         best = facts.best
-        return "none" if best is None else f"{format_energy(best.energy_j)} #{best.trials[0]}"
+        if best is None:
+            return "none"
+        objective = study.spec.objective
+        value = objective_text(objective, objective.of(best.energy_j, best.latency_s))
+        return f"{value} #{best.trials[0]}"
 
     def _gain(self, facts: TrialFacts) -> str:
         gain = facts.expected_gain
@@ -260,7 +281,7 @@ def show_result(result: Result, study: Study, console: Console | None = None) ->
     print_text(
         console,
         (f"{result.verdict.value.replace('_', ' ')}{tag}", "bold green" if good else "bold red"),
-        f": {VERDICTS[result.verdict]}",
+        f": {verdict_text(result, study.spec)}",
         indent=2,
     )
     for label, text in _result_rows(result, study):
@@ -281,8 +302,15 @@ def _result_rows(result: Result, study: Study) -> list[tuple[str, str]]:
     if result.chosen is not None:
         rows.append(("chosen", f"{_energy_line(result.chosen)}{_changes(result.chosen, result)}"))
         rows.append(("latency", _latency_line(result.chosen, result.slo.statistic, limit_s)))
+        if study.spec.objective is not EnergyObjective.ENERGY_PER_QUERY:
+            rows.append(("objective", _objective_line(result.chosen, result, study.spec.objective)))
     if result.p_feasible is not None:
-        rows.append(("P(feasible)", f"{probability_text(result.p_feasible)}, by the model"))
+        rows.append(
+            (
+                "P(feasible)",
+                f"{probability_text(result.p_feasible)}, {probability_source(result, study.spec)}",
+            )
+        )
     cost = "energy unknown" if result.search_energy_j is None else format_energy(result.search_energy_j)
     rows += [
         (
@@ -312,6 +340,12 @@ def _latency_line(estimate: Estimate, statistic: str, limit_s: float | None = No
     if limit_s is None:
         return text
     return f"{text} of {format_latency(limit_s)} allowed: {slo_text(estimate.latency_s, limit_s)}"
+
+
+def _objective_line(chosen: Estimate, result: Result, objective: EnergyObjective) -> str:
+    changes = objective_changes_text(objective, chosen, result)
+    text = f"{objective.label} {estimate_objective_text(objective, chosen)}"
+    return f"{text}: {changes}" if changes else text
 
 
 def _changes(chosen: Estimate, result: Result) -> str:

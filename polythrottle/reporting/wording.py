@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from polythrottle.configuration import Configuration
 from polythrottle.measurement import ASSUMED_RELATIVE_ERROR, Provenance
 from polythrottle.objective import EnergyObjective, format_energy, format_latency
-from polythrottle.study import Estimate, Result, Verdict
-from polythrottle.trial import Purpose
+from polythrottle.study import Estimate, Result, Strategy, StudySpec, StudyState, Verdict
+from polythrottle.trial import STOCK, Purpose
 
 SI_OF_UNIT: Mapping[str, float] = {
     "kJ": 1e3,
@@ -93,11 +93,16 @@ def latency_text(latency_s: float, error_s: float | None) -> str:
     return with_error(latency_s, error_s, format_latency)
 
 
+def objective_unit(objective: EnergyObjective) -> str:
+    """SI unit of the objective per query."""
+    return "J·s" if objective is EnergyObjective.ENERGY_DELAY_PRODUCT else "J"
+
+
 def objective_text(objective: EnergyObjective, value: float) -> str:
     """The value of the objective with its unit: J per query, or J·s."""
     if objective is EnergyObjective.ENERGY_PER_QUERY:
         return format_energy(value)
-    return f"{value:.4g} J·s"
+    return f"{value:.4g} {objective_unit(objective)}"
 
 
 def configuration_text(configuration: Configuration) -> str:
@@ -116,6 +121,23 @@ def probability_text(probability: float) -> str:
     if probability > 0.999:
         return "> 0.999"
     return f"{probability:.3f}"
+
+
+def probability_source(result: Result, spec: StudySpec) -> str:
+    """What P(feasible) of the answer rests on. Stock, and a strategy without a model, have only readings."""
+    unmodelled = spec.strategy in (Strategy.RANDOM, Strategy.GRID)
+    stock = result.chosen is not None and result.chosen.configuration == STOCK
+    readings = unmodelled or stock or result.verdict is Verdict.KEEP_STOCK
+    return "by its readings" if readings else "by the model"
+
+
+def verdict_text(result: Result, spec: StudySpec) -> str:
+    """What the verdict means for this study: a recorded value is never said to be confirmed."""
+    if result.verdict is Verdict.OPTIMAL and spec.device.provenance is Provenance.AS_RECORDED:
+        return "the search converged; recorded values were read once, as a repeat could not confirm them"
+    if result.verdict is Verdict.BEST_FEASIBLE and result.state is StudyState.ACTIVE:
+        return "the best that meets the SLO so far; the study has not ended"
+    return VERDICTS[result.verdict]
 
 
 def trials_text(result: Result) -> str:
@@ -141,6 +163,21 @@ def change_text(new: Estimate, old: Estimate) -> str:
         return "the same configuration"
     word = "less" if ratio <= 1 else "more"
     return f"{abs(1 - ratio) * 100:.1f} ± {max(error * 100, 0.1):.1f} % {word}"
+
+
+def estimate_objective_text(objective: EnergyObjective, estimate: Estimate) -> str:
+    return objective_text(objective, objective.of(estimate.energy_j, estimate.latency_s))
+
+
+def objective_changes_text(objective: EnergyObjective, chosen: Estimate, result: Result) -> str:
+    """How much less (or more) the objective of `chosen` is than that of stock and of max clocks."""
+    value = objective.of(chosen.energy_j, chosen.latency_s)
+    changes = []
+    for name, other in (("stock", result.stock), ("max clocks", result.max_clocks)):
+        if other is not None and other.configuration != chosen.configuration:
+            ratio = value / objective.of(other.energy_j, other.latency_s)
+            changes.append(f"{percent(abs(1 - ratio))} {'less' if ratio <= 1 else 'more'} than {name}")
+    return ", ".join(changes)
 
 
 def slo_text(latency_s: float, limit_s: float) -> str:

@@ -10,6 +10,8 @@ from polythrottle.trial import Purpose, TrialState
 TRIAL_BUDGET = "budget of trials"
 TIME_BUDGET = "budget of time"
 NOTHING_LEFT = "nothing left to try"
+NOTHING_SAFE = "nothing safe enough is left"
+"""What the optimiser says of a suggestion without a configuration where only safe mode keeps it from one."""
 
 
 def search_configurations(study: Study) -> tuple[Configuration, ...]:
@@ -21,8 +23,8 @@ def search_configurations(study: Study) -> tuple[Configuration, ...]:
 
 
 def device_time_s(study: Study) -> float:
-    """How long the device was busy with this study's trials."""
-    return sum(t.measurement.duration_s for t in study.trials if t.measurement is not None)
+    """How long the device was busy with this study's trials, failed ones included."""
+    return sum(trial.cost_s for trial in study.trials)
 
 
 def budget_stop(study: Study, windows_to_come: int) -> StopAdvice | None:
@@ -34,8 +36,8 @@ def budget_stop(study: Study, windows_to_come: int) -> StopAdvice | None:
     if spec.max_time_s is None:
         return None
     spent_s = device_time_s(study)
-    measured = sum(t.measurement is not None for t in study.trials)
-    ahead_s = windows_to_come * spent_s / measured if measured else 0.0
+    measured_s = [t.measurement.duration_s for t in study.trials if t.measurement is not None]
+    ahead_s = windows_to_come * sum(measured_s) / len(measured_s) if measured_s else 0.0
     if spent_s + ahead_s >= spec.max_time_s:
         return StopAdvice(True, TIME_BUDGET, spent_s + ahead_s, spec.max_time_s)
     return None

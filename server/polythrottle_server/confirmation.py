@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from polythrottle.configuration import Configuration
+from polythrottle.measurement import Provenance
 from polythrottle.optimizer.problem import OptimizerSettings
-from polythrottle.study import Study
+from polythrottle.study import Study, StudySpec
 from polythrottle.suggestion import Candidate, Suggestion
 from polythrottle.trial import Purpose, Trial, TrialState
 from polythrottle_server.budget import budget_was_raised
@@ -89,8 +90,18 @@ def expected_windows(study: Study, suggestion: Suggestion) -> int:
     return REPEATS * (1 + len(contenders)) if contenders else 0
 
 
+def as_recorded(spec: StudySpec) -> bool:
+    """Whether every reading is a row of a table, which gives the same value however often it is read."""
+    return spec.device.provenance is Provenance.AS_RECORDED
+
+
 def confirmed(study: Study, configuration: Configuration) -> bool:
-    """Measured again as often as a confirmation asks. Max clocks always are."""
+    """Measured again as often as a confirmation asks. Max clocks always are.
+
+    A recorded row needs no repeat, as none could teach anything.
+    """
+    if as_recorded(study.spec):
+        return True
     repeats = [t for t in study.of(Purpose.CONFIRM) if t.configuration == configuration and t.state.measured]
     return configuration == study.spec.anchor or len(repeats) >= REPEATS
 

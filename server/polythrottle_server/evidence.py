@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from polythrottle.configuration import Configuration, Level
-from polythrottle.measurement import EnergyReading, LatencyReading, Measurement, combined
+from polythrottle.measurement import EnergyReading, LatencyReading, Measurement, Provenance, combined
 from polythrottle.objective import LatencySlo
 from polythrottle.optimizer.problem import Evidence, FailedTrial, Observation
 from polythrottle.study import Estimate, Study
 from polythrottle.trial import STOCK, Purpose, Trial, TrialState
-from polythrottle_server.drift import ERROR_FLOOR, Correction, corrections
+from polythrottle_server.drift import ERROR_FLOOR, Correction, checking_only, corrections
 
 MAX_ATTEMPTS = 3
 """A trial whose run was lost this often has failed, and its configuration is not tried again."""
@@ -64,12 +64,15 @@ def window_of(trial: Trial, correction: Correction | None = None) -> Window | No
 
 
 def windows(study: Study) -> tuple[Window, ...]:
-    """Every measured window, in order. A check of max clocks that found drift only measures the drift."""
-    by_number = corrections(study)
+    """Every measured window, in order.
+
+    A check of max clocks that found drift, or that seemed to and was repeated, only measures the drift.
+    """
+    by_number, checks = corrections(study), checking_only(study)
     found = []
     for trial in study.trials:
         correction = by_number.get(trial.number)
-        if correction is not None and trial.configuration == study.spec.anchor:
+        if trial.number in checks or (correction is not None and trial.configuration == study.spec.anchor):
             continue
         window = window_of(trial, correction)
         if window is not None:
@@ -77,9 +80,21 @@ def windows(study: Study) -> tuple[Window, ...]:
     return tuple(found)
 
 
+def independent(group: Iterable[Window]) -> tuple[Window, ...]:
+    """The windows that tell something new: of a recorded row read again and again only the first."""
+    group = tuple(group)
+    live = tuple(window for window in group if not _as_recorded(window))
+    return live or group[:1]
+
+
+def _as_recorded(window: Window) -> bool:
+    energy = energy_of(window.trial.measurement)
+    return energy is not None and energy.provenance is Provenance.AS_RECORDED
+
+
 def estimate_of(group: Iterable[Window]) -> Estimate | None:
     """All windows of one configuration combined; None where there is none."""
-    group = tuple(group)
+    group = independent(group)
     if not group:
         return None
     energy, energy_error = combined([(w.energy_j, w.energy_error_j) for w in group])
@@ -183,6 +198,7 @@ def _bound(trial: Trial, correction: Correction | None) -> tuple[float, float] |
 def _observation(
     configuration: Configuration, group: list[Window], bounds: list[tuple[float, float]]
 ) -> Observation:
+    group = list(independent(group))
     mean = estimate_of(group)
     assert mean is not None
     # A window that was cut short took at least that long: counted as a reading it still errs low.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -36,9 +37,19 @@ def settled(study: Study, trial: Trial, outcome: Outcome) -> Trial:
     """The running trial as its outcome leaves it.
 
     A window without energy or latency teaches nothing: the trial has failed, and keeps what was read.
+
+    Raises:
+        InvalidInputError: what a failed trial cost is not a finite number from 0 up.
     """
     if isinstance(outcome, Failed):
-        return trial.moved(TrialState.FAILED, reason=outcome.reason)
+        costs = (outcome.duration_s, outcome.total_energy_j or 0.0)
+        if any(not math.isfinite(cost) or cost < 0 for cost in costs):
+            raise InvalidInputError(
+                f"The cost of trial {trial.number} cannot be stored: its seconds and joules must be "
+                "finite and not below zero."
+            )
+        failed = trial.moved(TrialState.FAILED, reason=outcome.reason)
+        return replace(failed, spent_s=float(outcome.duration_s), spent_j=outcome.total_energy_j)
     measurement = outcome.measurement
     unusable = _unusable(outcome)
     if unusable is not None:
@@ -57,7 +68,8 @@ def same_outcome(trial: Trial, outcome: Outcome) -> bool:
         return False
     if isinstance(outcome, Failed):
         ended = trial.state is TrialState.FAILED and trial.measurement is None
-        return ended and trial.reason == outcome.reason
+        told = (outcome.reason, outcome.duration_s, outcome.total_energy_j)
+        return ended and (trial.reason, trial.spent_s, trial.spent_j) == told
     if trial.measurement != outcome.measurement:
         return False
     if _unusable(outcome) is not None:

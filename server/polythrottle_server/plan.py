@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from polythrottle.objective import LatencySlo
 from polythrottle.studies import MeasurementPlan
 from polythrottle.study import Study
@@ -14,14 +16,25 @@ SAFE_ABORT_FACTOR = 1.5
 """Times the SLO's limit from which a window is cut short; the second one in safe mode."""
 
 
+LEAST_QUERIES = 200
+EXPECTED_BEYOND = 10
+"""Queries expected beyond a percentile for a window to bound it."""
+USUAL_QUERIES = 1000
+"""The longest a window may take is meant for so many; one that needs more may take longer in proportion."""
+
+
 def min_queries(slo: LatencySlo) -> int:
     """Queries a window needs: ten beyond the quantile for the high ones (1,000 for p99)."""
     quantile = slo.quantile
     if quantile is None or quantile < 0.9:
-        return 200
-    if quantile < 0.99:
-        return 400
-    return round(10 / (1 - quantile))
+        return LEAST_QUERIES
+    # 1 - 0.9 is a little below 0.1: that must not ask for one query more.
+    return max(LEAST_QUERIES, math.ceil(EXPECTED_BEYOND / (1.0 - quantile) - 1e-6))
+
+
+def max_window_s(slo: LatencySlo) -> float:
+    """The longest a window may take: enough for p99.9 too, where p99 has the usual limit."""
+    return MeasurementPlan().max_window_s * max(1.0, min_queries(slo) / USUAL_QUERIES)
 
 
 def plan_for(study: Study, trial: Trial) -> MeasurementPlan:
@@ -39,4 +52,6 @@ def plan_for(study: Study, trial: Trial) -> MeasurementPlan:
         and slo.limit_s is not None
     ):
         abort_latency_s = slo.limit_s * (SAFE_ABORT_FACTOR if study.spec.safe else ABORT_FACTOR)
-    return MeasurementPlan(min_queries=min_queries(slo), abort_latency_s=abort_latency_s)
+    return MeasurementPlan(
+        min_queries=min_queries(slo), max_window_s=max_window_s(slo), abort_latency_s=abort_latency_s
+    )

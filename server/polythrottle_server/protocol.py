@@ -12,6 +12,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from polythrottle.configuration import Configuration
 from polythrottle.objective import format_latency
@@ -22,11 +23,12 @@ from polythrottle.trial import STOCK, Purpose, Trial, TrialState
 from polythrottle_server import confirmation
 from polythrottle_server.budget import (
     NOTHING_LEFT,
+    NOTHING_SAFE,
     budget_stop,
     ended_by_budget,
     search_configurations,
 )
-from polythrottle_server.drift import drift_notes
+from polythrottle_server.drift import another_window, drift_notes
 from polythrottle_server.evidence import (
     clearly_misses,
     estimate,
@@ -117,7 +119,7 @@ def problem_of(study: Study) -> Problem:
 
 
 def settings_of(spec: StudySpec) -> OptimizerSettings:
-    return OptimizerSettings(strategy=spec.strategy, safe=spec.safe)
+    return OptimizerSettings(strategy=spec.strategy, safe=spec.safe, draw_seed=spec.seed)
 
 
 def trial_seed(spec: StudySpec, number: int) -> int:
@@ -172,7 +174,8 @@ def _why(trial: Trial) -> str:
 
 def _baseline(study: Study) -> RunTrial | None:
     trials = _counted(study, Purpose.BASELINE)
-    wanted = study.spec.baseline and sum(map(_windows, trials)) < BASELINE_WINDOWS
+    windows = 1 if confirmation.as_recorded(study.spec) else BASELINE_WINDOWS
+    wanted = study.spec.baseline and sum(map(_windows, trials)) < windows
     # A device that cannot be measured as found can still be tuned; only the comparison is lost.
     if wanted and sum(map(_spoilt_weight, trials)) < 2:
         return RunTrial(Purpose.BASELINE, STOCK)
@@ -188,7 +191,7 @@ def _anchor(study: Study) -> Step | None:
     trials = _counted(study, Purpose.ANCHOR)
     count = sum(map(_windows, trials))
     gone_wrong = _spoilt_at_end(trials) >= 2
-    if count < ANCHOR_WINDOWS:
+    if count < (1 if confirmation.as_recorded(study.spec) else ANCHOR_WINDOWS):
         if gone_wrong:
             return Conclude(
                 StudyState.EXHAUSTED, f"Max clocks could not be measured, twice: {_why(trials[-1])}"
@@ -223,7 +226,7 @@ def smallest_batch(spec: StudySpec) -> Configuration | None:
 
 def _reachable(study: Study) -> Step | None:
     """Whether the SLO can be met at all: asked once, before the search begins."""
-    limit_s = study.spec.slo.limit_s
+    limit_s = resolved_slo(study).limit_s
     small = smallest_batch(study.spec)
     searched = [t for t in _counted(study, Purpose.SEARCH) if t.configuration != small]
     anchor = estimate(study, study.spec.anchor)
@@ -245,7 +248,9 @@ def _reachable(study: Study) -> Step | None:
         for t in _counted(study, Purpose.ANCHOR, Purpose.CONFIRM)
         if t.suggestion is not None and t.suggestion.provenance == GIVING_UP
     ]
-    if not any(_windows(t) for t in again) and sum(map(_spoilt_weight, again)) < 2:
+    # One more reading of a table, or of max clocks against a share of themselves, would change nothing.
+    settled = confirmation.as_recorded(study.spec) or (best is anchor and study.spec.slo.limit_s is None)
+    if not settled and not any(_windows(t) for t in again) and sum(map(_spoilt_weight, again)) < 2:
         purpose = Purpose.ANCHOR if best is anchor else Purpose.CONFIRM
         return RunTrial(purpose, best.configuration, Suggestion(best.configuration, GIVING_UP))
     stock = estimate(study, STOCK)
@@ -253,9 +258,16 @@ def _reachable(study: Study) -> Step | None:
         return Conclude(StudyState.EXHAUSTED, f"Only the device as found meets {study.spec.slo}.")
     return Conclude(
         StudyState.INFEASIBLE,
-        f"Nothing meets {study.spec.slo}: the fastest configuration ({best.configuration}) needs "
+        f"Nothing meets {_slo_text(study)}: the fastest configuration ({best.configuration}) needs "
         f"{format_latency(best.latency_s)}.",
     )
+
+
+def _slo_text(study: Study) -> str:
+    """The SLO, and what a relative one comes to."""
+    limit_s, slo = resolved_slo(study).limit_s, study.spec.slo
+    relative = slo.limit_s is None and limit_s is not None
+    return f"{slo} ({format_latency(limit_s)})" if relative and limit_s is not None else str(slo)
 
 
 # --- the search ----------------------------------------------------------------------------------
@@ -272,7 +284,7 @@ def _search(study: Study, consult: Consult) -> Step:
     stop = _stop(study, suggestion)
     if stop is not None:
         return _confirm(study, consult, replace(suggestion, stop=stop), ())
-    if _drift_due(study):
+    if _drift_check_wanted(study):
         return RunTrial(Purpose.DRIFT, study.spec.anchor)
     assert suggestion.configuration is not None
     return RunTrial(Purpose.SEARCH, suggestion.configuration, suggestion)
@@ -303,7 +315,8 @@ def _stop(study: Study, suggestion: Suggestion) -> StopAdvice | None:
         return suggestion.stop
     tried = len(search_configurations(study))
     if suggestion.configuration is None:
-        return StopAdvice(True, NOTHING_LEFT, tried, tried)
+        rule = NOTHING_SAFE if suggestion.provenance == NOTHING_SAFE else NOTHING_LEFT
+        return StopAdvice(True, rule, tried, tried)
     return budget_stop(study, confirmation.expected_windows(study, suggestion))
 
 
@@ -317,10 +330,19 @@ def _retry(study: Study) -> RunTrial | None:
     return None
 
 
-def _drift_due(study: Study) -> bool:
-    checks = _counted(study, Purpose.DRIFT)
-    done = sum(t.state is not TrialState.FAILED for t in checks) + sum(map(failure_weight, checks)) // 2
-    return len(search_configurations(study)) // DRIFT_EVERY > done
+def _drift_check_wanted(study: Study) -> bool:
+    """Whether max clocks are to be measured now: a check is due, or the one begun is not over."""
+    if confirmation.as_recorded(study.spec):
+        return False
+    trials = _counted(study, *Purpose)
+    grouped = groupby(trials, lambda t: t.purpose is Purpose.DRIFT)
+    checks = [list(group) for is_check, group in grouped if is_check]
+    if not checks or trials[-1].purpose is not Purpose.DRIFT:
+        return len(search_configurations(study)) // DRIFT_EVERY > len(checks)
+    last = trials[-1]
+    if not last.state.finished or sum(map(_spoilt_weight, checks[-1])) >= 2:
+        return False
+    return not last.state.measured or another_window(study)
 
 
 # --- the confirmation ----------------------------------------------------------------------------
@@ -348,18 +370,21 @@ def _confirm(
     state = StudyState.EXHAUSTED if ended_by_budget(stop) else StudyState.CONVERGED
     reason = _ending(study, stop)
     if conclude(study, final).chosen is None:
-        reason = f"Nothing that was tried meets {study.spec.slo} with confidence. {reason}"
-        if not ended_by_budget(stop):
+        reason = f"Nothing that was tried meets {_slo_text(study)} with confidence. {reason}"
+        if not ended_by_budget(stop) and stop.rule != NOTHING_SAFE:
             state = StudyState.INFEASIBLE
-    elif stop.rule == NOTHING_LEFT:
+    if stop.rule == NOTHING_SAFE or (stop.rule == NOTHING_LEFT and state is StudyState.CONVERGED):
         state = StudyState.EXHAUSTED
     return Conclude(state, " ".join((reason, *drift_notes(study))), final)
 
 
 def _ending(study: Study, stop: StopAdvice) -> str:
     tried = len(search_configurations(study))
+    trials = f"{tried} search trial{'' if tried == 1 else 's'}"
     if stop.rule == NOTHING_LEFT:
         return f"Every configuration was tried ({tried})."
+    if stop.rule == NOTHING_SAFE:
+        return f"Safe mode found nothing more that is safe enough to try after {trials}."
     if ended_by_budget(stop):
-        return f"The {stop.rule} was used up after {tried} search trials."
-    return f"The stopping rule fired after {tried} search trials ({stop})."
+        return f"The {stop.rule} was used up after {trials}."
+    return f"The stopping rule fired after {trials} ({stop})."

@@ -7,13 +7,14 @@ the write lock and the move is written, with its history, in that one transactio
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from sqlmodel import Session
 
 from polythrottle.clock import Clock
-from polythrottle.errors import InvalidInputError, did_you_mean
+from polythrottle.errors import InvalidInputError, StateError, did_you_mean
 from polythrottle.studies import Assignment, Finished, Outcome, Studies
 from polythrottle.study import Result, Study, StudySpec, StudyState
 from polythrottle.trial import Trial, TrialState
@@ -254,7 +255,7 @@ class EmbeddedStudies(Studies):
     def history(self, study_id: str) -> tuple[Move, ...]:
         """Every move of the study's trials, in order."""
         study_id = self._full_id(study_id)
-        with self._database.reading() as session:
+        with self._database.reading() as session, self._readable(study_id):
             return rows.moves(session, study_id)
 
     def export(self, study_id: str) -> Json:
@@ -353,10 +354,25 @@ class EmbeddedStudies(Studies):
         return found[0]
 
     def _load(self, session: Session, study_id: str) -> Study:
-        study = rows.load_study(session, study_id)
+        with self._readable(study_id):
+            study = rows.load_study(session, study_id)
         if study is None:
             raise InvalidInputError(f"There is no study {study_id!r}.")
         return study
+
+    @contextmanager
+    def _readable(self, study_id: str) -> Iterator[None]:
+        """A stored value that cannot be understood, as a sentence that says where it stands."""
+        where = f"{self._database.path}: study {study_id} cannot be read"
+        try:
+            yield
+        except StateError as error:
+            raise StateError(f"{where}: {error}") from error
+        except ValueError as error:  # a column of JSON that is none
+            raise StateError(
+                f"{where}, as what is stored there is damaged ({error}); "
+                "restore a copy of the file, or move it away and run again to begin a new one."
+            ) from error
 
 
 def _new_id(session: Session) -> str:

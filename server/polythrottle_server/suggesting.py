@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Protocol
 
 from polythrottle.optimizer.problem import OptimizerSettings, Problem
@@ -26,14 +27,23 @@ class Suggester(Protocol):
 
 _Key = tuple[object, ...]
 
+POLL_S = 0.1
+"""How long a wish to stop may go unnoticed while a prior is being built."""
+
+
+class SuggestionInterrupted(Exception):
+    """`should_stop` turned true before the suggestion could be made; nothing was written."""
+
 
 class InProcessSuggester:
     """The optimiser in this process. A prior is built once per space, anchor and ensemble.
 
     `prepare` builds it on a thread of its own, while the first trials (max clocks) are measured.
+    `should_stop` is asked while `suggest` waits for that.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, should_stop: Callable[[], bool] | None = None) -> None:
+        self._should_stop = should_stop
         self._priors: dict[_Key, Future[Prior | None]] = {}
         self._lock = threading.Lock()
 
@@ -45,8 +55,9 @@ class InProcessSuggester:
 
         Raises:
             InvalidInputError: the optimiser refuses an observation.
+            SuggestionInterrupted: `should_stop` turned true meanwhile.
         """
-        prior = self._prior(question.problem, question.settings).result()
+        prior = self._awaited(self._prior(question.problem, question.settings))
         from polythrottle.optimizer.suggest import suggest
 
         return suggest(
@@ -57,6 +68,13 @@ class InProcessSuggester:
             question.settings,
             question.seed,
         )
+
+    def _awaited(self, future: Future[Prior | None]) -> Prior | None:
+        # Building takes seconds, and the handler of a signal only sets a flag: it must be looked at.
+        while self._should_stop is not None and not wait([future], POLL_S).done:
+            if self._should_stop():
+                raise SuggestionInterrupted("while the prior was being built")
+        return future.result()
 
     def _prior(self, problem: Problem, settings: OptimizerSettings) -> Future[Prior | None]:
         key = (

@@ -8,13 +8,14 @@ from dataclasses import replace
 from polythrottle.optimizer.problem import OptimizerSettings
 from polythrottle.study import Estimate, Result, Study, StudyState, Verdict
 from polythrottle.suggestion import Suggestion
-from polythrottle.trial import STOCK
+from polythrottle.trial import STOCK, Purpose, TrialState
 from polythrottle_server import confirmation
 from polythrottle_server.budget import device_time_s, search_configurations
 from polythrottle_server.evidence import (
     FEASIBLE_SD,
     estimate,
     estimates,
+    latency_of,
     meets,
     resolved_slo,
 )
@@ -44,10 +45,11 @@ def conclude(study: Study, final: Suggestion | None = None) -> Result:
     if keeps_stock and stock is not None and limit_s is not None:
         chosen, p_feasible = stock, _p_feasible(stock, limit_s)
     energy_j = search_energy_j(study)
+    reason = study.state_reason or "The study has not ended: this is the best so far."
     return Result(
-        verdict=_verdict(study.state, keeps_stock, chosen),
+        verdict=_verdict(study, keeps_stock, chosen),
         state=study.state,
-        reason=study.state_reason or "The study has not ended: this is the best so far.",
+        reason=" ".join((reason, *_unbounded(study, chosen))),
         chosen=chosen,
         stock=stock,
         max_clocks=estimate(study, study.spec.anchor),
@@ -63,18 +65,38 @@ def conclude(study: Study, final: Suggestion | None = None) -> Result:
 
 
 def search_energy_j(study: Study) -> float | None:
-    """What all trials cost; None where one of them does not know."""
-    costs = [t.measurement.total_energy_j for t in study.trials if t.measurement is not None]
+    """What all trials cost, failed ones included; None where one of them does not know."""
+    costs = [t.cost_j for t in study.trials if t.measurement is not None or t.state is TrialState.FAILED]
     known = [cost for cost in costs if cost is not None]
     return sum(known) if costs and len(known) == len(costs) else None
 
 
-def _verdict(state: StudyState, keeps_stock: bool, chosen: Estimate | None) -> Verdict:
-    if keeps_stock:
-        return Verdict.KEEP_STOCK
+def _verdict(study: Study, keeps_stock: bool, chosen: Estimate | None) -> Verdict:
     if chosen is None:
         return Verdict.NO_FEASIBLE_FOUND
-    return Verdict.OPTIMAL if state is StudyState.CONVERGED else Verdict.BEST_FEASIBLE
+    if keeps_stock and _searched(study):
+        return Verdict.KEEP_STOCK
+    # Stock that has beaten nothing but max clocks is the best so far, and no finding.
+    return Verdict.OPTIMAL if study.state is StudyState.CONVERGED else Verdict.BEST_FEASIBLE
+
+
+def _searched(study: Study) -> bool:
+    """Whether anything but max clocks was tried against the device as found."""
+    tried = (t for t in study.of(Purpose.SEARCH) if t.configuration != study.spec.anchor)
+    return any(t.state.measured or t.state is TrialState.ABORTED for t in tried)
+
+
+def _unbounded(study: Study, chosen: Estimate | None) -> tuple[str, ...]:
+    """A sentence where a window of the answer was too short for the percentile."""
+    if chosen is None:
+        return ()
+    mine = (t for t in study.trials if t.configuration == chosen.configuration and t.state.measured)
+    readings = (latency_of(t.measurement) for t in mine)
+    if all(reading is None or reading.bounded for reading in readings):
+        return ()
+    statistic = study.spec.slo.statistic
+    name = statistic if study.spec.slo.quantile is not None else f"the {statistic} latency"
+    return (f"The windows held too few queries to bound {name}.",)
 
 
 def _pick(

@@ -30,6 +30,11 @@ def check(ran_err: str, *parts: str) -> None:
         ((*NANO, "--fix", "memfreq=2133"), ("mem_freq_mhz",)),
         ((*NANO, "--fix", "mem_freq_mhz=2000"), ("2133",)),
         ((*NANO, "--fix", "mem_freq_mhz"), ("knob=value",)),
+        ((*NANO, "--fix", "batch_size=2", "--fix", "batch_size=4"), ("batch_size", "fixed twice")),
+        ((*NANO, "--fix", "batch_size=1_0"), ("batch_size", "1_0")),
+        ((*NANO, "--knobs", "cpu_freq_mhz="), ("empty level", "cpu_freq_mhz=115.2/192", "1651.2, 1728")),
+        ((*NANO, "--knobs", "cpu_freq_mhz=883.2/"), ("empty level", "cpu_freq_mhz")),
+        ((*NANO, "--knobs", "cpu_freq_mhz=zzz"), ("'zzz'", "115.2, 192, 268.8")),
         ((*NANO, "--batch-sizes", "1,x"), ("--batch-sizes",)),
         ((*NANO, "--batch-sizes", "3"), ("batch_size",)),
         ((*NANO, "--max-time", "soon"), ("--max-time",)),
@@ -38,6 +43,8 @@ def check(ran_err: str, *parts: str) -> None:
         ((*NANO, "--report", "/nowhere/at/all.html"), ("/nowhere/at/all.html", "directory")),
         ((*NANO, "--resume"), ("no study to resume",)),
         (("--device", "replay:/no/such.csv"), ("/no/such.csv",)),
+        (("--device", f"replay:/{'x' * 300}.csv"), ("cannot be read", "CSV file")),
+        ((*NANO, "--report", f"/tmp/{'x' * 300}.html"), ("--report", "cannot be used")),
         ((*NANO, "--nonsense"), ("--nonsense",)),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
@@ -67,7 +74,10 @@ def test_missing_slo(polythrottle: Command) -> None:
     [
         (lambda text: text.replace("energy_j", "joules"), ("energy_j",)),
         (lambda text: text + text.splitlines()[-1] + "\n", ("lines 16 and 17",)),
-        (lambda text: text.replace("\nbench,net,300,800,", "\nbench,net,300,800,nan,1\n#", 1), ("line 2",)),
+        (
+            lambda text: text.replace("bench,net,300,800,", "bench,net,300,800,nan", 1),
+            ("line 2", "latency_ms"),
+        ),
         (lambda text: text.replace("bench,net,500,800", "bench,net,fast,800"), ("fast", "gpu_freq_mhz")),
         (lambda text: text.splitlines()[0] + "\n", ("no row",)),
         (lambda _: "", ("empty",)),
@@ -115,6 +125,31 @@ def test_read_only_state_directory(polythrottle: Command, state_dir: Path) -> No
     ran = polythrottle("tune", "--latency-slo", "50ms", *NANO)
     assert ran.code == 1
     check(ran.err, str(state_dir))
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_report_that_could_not_be_written_is_refused_before_the_first_trial(
+    polythrottle: Command, state_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exists: bool
+) -> None:
+    path = tmp_path / "report.html"
+    if exists:
+        path.write_text("an older report")
+    forbidden = path if exists else tmp_path
+    monkeypatch.setattr(os, "access", lambda at, mode: Path(at) != forbidden or not mode & os.W_OK)
+    ran = polythrottle("tune", "--latency-slo", "50ms", *NANO, "--report", str(path))
+    assert ran.code == 1
+    check(ran.err, str(forbidden), "cannot be written")
+    assert not state_dir.exists()
+
+
+@pytest.mark.parametrize("command", [("list",), ("show", "last"), ("export", "last")])
+def test_a_state_directory_that_cannot_be_looked_into(
+    polythrottle: Command, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    # A name that is too long fails as one without access does, for root too.
+    ran = polythrottle("studies", *command, "--state-dir", str(tmp_path / ("x" * 300)))
+    assert ran.code == 1
+    check(ran.err, "state directory", "--state-dir")
 
 
 @pytest.mark.parametrize("command", [("show", "nope"), ("export", "nope"), ("show", "last")])

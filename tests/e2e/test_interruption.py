@@ -8,7 +8,12 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from polythrottle import api
+from polythrottle.study import Study
 from tests.e2e.conftest import NANO, Command
 
 DRIVER = textwrap.dedent(
@@ -80,6 +85,23 @@ def test_ctrl_c_once_finishes_the_trial_and_shows_the_best_so_far(
     assert study["search"]["n_trials"] == 7
 
 
+@pytest.mark.parametrize(("slo", "code"), [("50ms", 0), ("1ms", 2)])
+def test_ctrl_c_after_the_answer_takes_nothing_from_it(
+    polythrottle: Command, monkeypatch: pytest.MonkeyPatch, slo: str, code: int
+) -> None:
+    run = api.run
+
+    def run_and_interrupt(*arguments: Any, **options: Any) -> Study:
+        study = run(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGINT)
+        return study
+
+    monkeypatch.setattr(api, "run", run_and_interrupt)
+    ran = polythrottle("tune", "--latency-slo", slo, *NANO, "--strategy", "random", "--max-trials", "3")
+    assert "press Ctrl-C again" in ran.err
+    assert ran.code == code
+
+
 def test_ctrl_c_twice_stops_in_the_middle_and_saves(state_dir: Path, polythrottle: Command) -> None:
     both = f"{int(signal.SIGINT)},{int(signal.SIGINT)}"
     ran = struck(state_dir, "started", both, 7)
@@ -137,3 +159,12 @@ def test_a_second_run_on_the_device_is_refused_and_says_by_whom(
         first.kill()
         first.wait()
     assert polythrottle("tune", "--latency-slo", "50ms", *NANO).code == 0
+
+
+def test_resume_after_the_time_ran_out_goes_on(polythrottle: Command) -> None:
+    command = ("tune", "--latency-slo", "50ms", *NANO, "--json", "--max-time", "250s")
+    short = polythrottle(*command).json
+    assert short["state"] == "exhausted"
+    resumed = polythrottle(*command, "--resume").json
+    assert resumed["study"] == short["study"]
+    assert resumed["search"]["n_trials"] > short["search"]["n_trials"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -123,10 +124,22 @@ def test_options(polythrottle: Command) -> None:
     assert ran.json["slo"]["statistic"] == "p95"
 
 
+def test_the_energy_delay_product_is_shown(polythrottle: Command) -> None:
+    search = ("--max-trials", "4", "--objective", "edp", "--strategy", "random")
+    ran = polythrottle("tune", "--latency-slo", "p95<1.5x", *NANO, *search)
+    assert ran.code == 0, ran.err
+    assert re.search(r"objective +energy-delay product [\d.]+ J·s", ran.out)
+    assert re.search(r"  [\d.]+ J·s #\d+", ran.out), "the best so far"
+    answer = polythrottle("tune", "--latency-slo", "p95<1.5x", *NANO, *search, "--json").json
+    assert answer["objective_unit"] == "J·s"
+    chosen = answer["chosen"]
+    assert answer["objective_value"] == pytest.approx(chosen["energy_j"] * chosen["latency_s"])
+
+
 def test_max_time_bounds_the_search(polythrottle: Command) -> None:
     short = polythrottle("tune", "--latency-slo", "50ms", *NANO, "--json", "--max-time", "200s").json
     long = polythrottle("tune", "--latency-slo", "50ms", *NANO, "--json", "--max-time", "2h").json
-    assert short["search"]["n_search_trials"] < long["n_search_trials"]
+    assert short["search"]["n_search_trials"] < long["search"]["n_search_trials"]
     assert short["state"] == "exhausted"
 
 
@@ -169,6 +182,7 @@ def test_studies_and_report(polythrottle: Command, tmp_path: Path) -> None:
     assert [row["study"] for row in listed] == [study]
     shown = polythrottle("studies", "show", study[:4])
     assert "optimal (emulated)" in shown.out
+    assert "resumed" not in shown.out, "nothing goes on when a finished study is shown"
     assert polythrottle("studies", "show", "last", "--json").json["chosen"] == tuned.json["chosen"]
     exported = polythrottle("studies", "export", "last").json
     assert len(exported["trials"]) == tuned.json["search"]["n_trials"]
@@ -184,5 +198,8 @@ def test_verbose_gives_reasons(polythrottle: Command) -> None:
 
 
 def test_a_short_window_says_that_it_cannot_bound_the_percentile(polythrottle: Command) -> None:
-    ran = polythrottle("tune", "--latency-slo", "p99.9<80ms", *NANO, "--max-trials", "2")
-    assert "unsure" in ran.out or "bound" in ran.out
+    # So slow that the longest window holds too few queries for p99.
+    slow = ("--device", "emulated:tx2", "--workload", "efficientnet-b7", "--fix", "batch_size=1")
+    ran = polythrottle("tune", "--latency-slo", "5s", *slow, "--max-trials", "2", "--strategy", "random")
+    assert "unsure" in ran.out
+    assert "too few to bound it" in ran.out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from polythrottle.configuration import Level
@@ -17,16 +17,25 @@ class OnDisk:
     """Originals stand in the journal before the first write, each write in the audit log before it is made.
 
     `owner` is whom the journal and the log name; the helper changes it with each lease. `exclusive`: take the
-    writer's lock with the device, for a process that does not hold it anyway.
+    writer's lock with the device, for a process that does not hold it anyway. `knobs` are the device's own;
+    others, such as a server's batch size, end with their server, and nobody could put them back later.
     """
 
     def __init__(
-        self, journal: Journal, audit: AuditLog, device_id: str, owner: Owner, *, exclusive: bool = True
+        self,
+        journal: Journal,
+        audit: AuditLog,
+        device_id: str,
+        owner: Owner,
+        *,
+        exclusive: bool = True,
+        knobs: Collection[str] | None = None,
     ) -> None:
         self.journal = journal
         self.audit = audit
         self.device_id = device_id
         self.owner = owner
+        self._knobs = None if knobs is None else frozenset(knobs)
         self._lock = writer_lock(journal.directory, device_id) if exclusive else None
         self._is_locked = False
 
@@ -49,7 +58,8 @@ class OnDisk:
 
     def take(self, originals: Originals) -> Originals:
         self._acquire()
-        return self.journal.add(self.device_id, self.owner, originals).originals
+        ours = {knob: x for knob, x in originals.items() if self._knobs is None or knob in self._knobs}
+        return {**originals, **self.journal.add(self.device_id, self.owner, ours).originals}
 
     def writing(self, event: str, knob: str, old: Level | None, new: Level, reason: str) -> None:
         """

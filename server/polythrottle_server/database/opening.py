@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,9 +65,14 @@ class Database:
 def open_database(path: Path) -> Database:
     """The database in the file `path`, which is created with its directory where missing.
 
+    One that may not be written is opened to read, and writing to it raises a `StateError`.
+
     Raises:
-        StateError: it cannot be read or written, is no polythrottle database, or is a newer release's.
+        StateError: it cannot be read or written, is no polythrottle database, is a newer release's, or
+            would have to be migrated and cannot be written.
     """
+    if _only_readable(path):
+        return _open_to_read(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -80,6 +87,32 @@ def open_database(path: Path) -> Database:
     return Database(engine, path)
 
 
+def _only_readable(path: Path) -> bool:
+    """Whether the file is there and SQLite could not write it: that takes its directory too."""
+    try:
+        return path.is_file() and not (
+            os.access(path, os.W_OK, effective_ids=True)
+            and os.access(path.parent, os.W_OK | os.X_OK, effective_ids=True)
+        )
+    except OSError as error:
+        raise _sentence(path, error.strerror or str(error), error.errno) from error
+
+
+def _open_to_read(path: Path) -> Database:
+    engine = _engine(path, read_only=True)
+    try:
+        with _explained(path), engine.connect() as connection:
+            if _outdated(connection, path):
+                raise StateError(
+                    f"{path} is read-only and must first be brought up to date by this release: "
+                    "make it and its directory writable, or name another state directory."
+                )
+    except BaseException:
+        engine.dispose()
+        raise
+    return Database(engine, path)
+
+
 def migrations_config() -> Config:
     """Alembic's configuration, without a file: the migrations are part of the package."""
     config = Config()
@@ -88,13 +121,19 @@ def migrations_config() -> Config:
     return config
 
 
-def _engine(path: Path) -> Engine:
-    engine = create_engine(URL.create("sqlite", database=str(path)), connect_args={"timeout": BUSY_TIMEOUT_S})
+def _engine(path: Path, *, read_only: bool = False) -> Engine:
+    url = URL.create("sqlite", database=str(path))
+    if read_only:
+        engine = create_engine(url, creator=lambda: _connect_to_read(path))
+    else:
+        engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
 
     @event.listens_for(engine, "connect")
     def _connected(connection: Any, _record: Any) -> None:
         # The driver would begin transactions by itself, and too late: at the first write.
         connection.isolation_level = None
+        if read_only:
+            return
         connection.execute("PRAGMA journal_mode = WAL")
         # A trial costs minutes of a device: a power cut must not lose one that was acknowledged.
         connection.execute("PRAGMA synchronous = FULL")
@@ -110,6 +149,33 @@ def _engine(path: Path) -> Engine:
     return engine
 
 
+def _connect_to_read(path: Path) -> sqlite3.Connection:
+    """A connection that cannot write.
+
+    SQLite reads a database in WAL mode with the help of a file beside it. Where it may not make that one,
+    and nothing waits in a log, the file is read as it stands: nobody here can change it meanwhile.
+    """
+
+    def connect(mode: str) -> sqlite3.Connection:
+        uri = f"{path.absolute().as_uri()}?{mode}"
+        connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
+        try:
+            connection.execute("SELECT count(*) FROM sqlite_master")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    log = path.with_name(f"{path.name}-wal")
+    try:
+        return connect("mode=ro")
+    except sqlite3.OperationalError as error:
+        refused = any(sign in str(error) for sign in ("unable to open", "readonly"))
+        if not refused or (log.exists() and log.stat().st_size > 0):
+            raise
+        return connect("mode=ro&immutable=1")
+
+
 @contextmanager
 def _write_transaction(engine: Engine) -> Iterator[Connection]:
     with engine.connect().execution_options(writes=True) as connection, connection.begin():
@@ -118,8 +184,19 @@ def _write_transaction(engine: Engine) -> Iterator[Connection]:
 
 def _migrate(connection: Connection, path: Path) -> None:
     """To the newest revision, in the transaction that is open: all of it or nothing."""
-    config = migrations_config()
-    script = ScriptDirectory.from_config(config)
+    if _outdated(connection, path):
+        config = migrations_config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def _outdated(connection: Connection, path: Path) -> bool:
+    """Whether the database is of an older revision, or still empty.
+
+    Raises:
+        StateError: it is another program's, or a newer release's.
+    """
+    script = ScriptDirectory.from_config(migrations_config())
     known = {revision.revision for revision in script.walk_revisions()}
     present = MigrationContext.configure(connection).get_current_heads()
     newer = [revision for revision in present if revision not in known]
@@ -134,9 +211,7 @@ def _migrate(connection: Connection, path: Path) -> None:
             f"{path} is a database of another program (it holds {', '.join(sorted(tables)[:3])}): "
             "name another state directory."
         )
-    if set(present) != set(script.get_heads()):
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    return set(present) != set(script.get_heads())
 
 
 @contextmanager
@@ -165,6 +240,10 @@ _SIGNS = {
     "unable to open": ("cannot be opened or created", _ALLOW),
     "not a database": (
         "is not a database",
+        "move it away and run again to begin a new one, or restore a copy",
+    ),
+    "could not decode": (
+        "is a corrupt database",
         "move it away and run again to begin a new one, or restore a copy",
     ),
     "malformed": (

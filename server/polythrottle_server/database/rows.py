@@ -114,6 +114,7 @@ def save_move(session: Session, study_id: str, before: Trial, after: Trial, cloc
         )
     row.state, row.attempt, row.reason = after.state.value, after.attempt, after.reason
     row.measurement = _encoded(Measurement, after.measurement)
+    row.spent_s, row.spent_j = after.spent_s, after.spent_j
     session.add(row)
     session.flush()
     _record(session, row, before, after, clock_s)
@@ -178,6 +179,8 @@ def _trial(row: TrialRow) -> Trial:
         suggestion=_decoded(Suggestion, row.suggestion),
         measurement=_decoded(Measurement, row.measurement),
         reason=row.reason,
+        spent_s=row.spent_s,
+        spent_j=row.spent_j,
     )
 
 

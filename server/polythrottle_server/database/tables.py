@@ -81,6 +81,7 @@ class TrialRow(Base, table=True):
         CheckConstraint(_among("purpose", Purpose), name="purpose"),
         CheckConstraint("number >= 1", name="number"),
         CheckConstraint("attempt >= 1", name="attempt"),
+        CheckConstraint("spent_s >= 0", name="spent_s"),
         CheckConstraint(
             "state NOT IN ('completed', 'infeasible', 'aborted') OR measurement IS NOT NULL",
             name="measured",
@@ -98,6 +99,8 @@ class TrialRow(Base, table=True):
     suggestion: Any = Field(default=None, sa_column=_json())
     measurement: Any = Field(default=None, sa_column=_json())
     reason: str | None = None
+    spent_s: float = 0.0
+    spent_j: float | None = None
     created_at: datetime | None = Field(default=None, sa_column=_now())
 
 

@@ -1,4 +1,4 @@
-"""doctor, apply, restore, audit and snapshot as a user runs them, over an emulated board's files and a helper."""
+"""doctor, apply, restore, audit and snapshot as a user runs them, over an emulated board's files."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from polythrottle_agent.discovery import discover
+from polythrottle_agent.emulation.faults import Fault, FaultKind
 from polythrottle_agent.emulation.mount import MountedBoard, mounted
 from polythrottle_agent.privileged.client import HelperClient, HelperError
 
@@ -224,7 +225,8 @@ def test_a_snapshot_is_a_machine_that_discovery_understands(machine: Machine, tm
 
 
 def test_a_sensor_that_hangs_does_not_keep_the_snapshot(machine: Machine, tmp_path: Path) -> None:
-    machine.board.inject("gpu/max_freq", "hang")
+    # Not for ever: a process whose thread hangs in the kernel cannot even end.
+    machine.board.inject("gpu/max_freq", Fault(FaultKind.HANG, seconds=6.0))
     path = tmp_path / "picture.tar.gz"
     done = machine.run("snapshot", "-o", str(path))
     assert done.returncode == 0, done.stderr

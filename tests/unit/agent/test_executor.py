@@ -51,6 +51,11 @@ def measured(outcome: Outcome) -> Measurement:
     return outcome.measurement
 
 
+def failure(outcome: Outcome) -> str:
+    assert isinstance(outcome, Failed), outcome
+    return outcome.reason
+
+
 def test_a_trial_is_applied_settled_warmed_up_and_measured(scripted: Scripted, held: HeldDevice) -> None:
     phases: list[Phase] = []
     executor = Executor(scripted.device, held, phases.append)
@@ -58,10 +63,12 @@ def test_a_trial_is_applied_settled_warmed_up_and_measured(scripted: Scripted, h
     assert phases == list(Phase)
     assert scripted.journal == ["gpu_freq_mhz=500.0", "mem_freq_mhz=800.0"]
     assert scripted.workload.warmed_up == [7]
-    assert (measurement.started_s, measurement.duration_s) == (1.5, 2.0)
+    # The whole trial: 1.5 s to settle, then the window of 2 s.
+    assert (measurement.started_s, measurement.duration_s) == (0.0, 3.5)
     assert dict(measurement.requested) == dict(measurement.accepted) == dict(measurement.observed)
     assert measurement.notes == ()
-    assert measurement.total_energy_j == 50.0
+    # The meter's script says 50 J for each of the two windows: before the measurement, and it.
+    assert measurement.total_energy_j == 100.0
 
 
 def test_energy_per_query_is_the_window_s_energy_over_its_queries(
@@ -152,15 +159,14 @@ def test_a_refused_level_fails_the_trial_with_the_reason(
     scripted: Scripted, held: HeldDevice, refusal: ControlError
 ) -> None:
     scripted.controls["gpu_freq_mhz"].refuses[100.0] = refusal
-    assert run(scripted, held, {"gpu_freq_mhz": 100.0}) == Failed(
-        "GPU 100 MHz: gpu_freq_mhz = 100: device or resource busy"
-    )
+    outcome = run(scripted, held, {"gpu_freq_mhz": 100.0})
+    assert failure(outcome) == "GPU 100 MHz: gpu_freq_mhz = 100: device or resource busy"
     assert scripted.workload.warmed_up == []
 
 
 def test_a_level_that_is_no_longer_there_fails_the_trial(scripted: Scripted, held: HeldDevice) -> None:
     scripted.controls["gpu_freq_mhz"].refuses[100.0] = InvalidInputError("No level 100.")
-    assert run(scripted, held, {"gpu_freq_mhz": 100.0}) == Failed("GPU 100 MHz: No level 100.")
+    assert failure(run(scripted, held, {"gpu_freq_mhz": 100.0})) == "GPU 100 MHz: No level 100."
 
 
 @pytest.mark.parametrize(
@@ -176,14 +182,27 @@ def test_energy_that_could_not_be_read_is_never_zero(
     scripted: Scripted, held: HeldDevice, window: EnergyWindow | Unavailable, reason: str
 ) -> None:
     scripted.meter.window = window
-    assert run(scripted, held, {"gpu_freq_mhz": 500.0}) == Failed(reason)
+    outcome = run(scripted, held, {"gpu_freq_mhz": 500.0})
+    assert failure(outcome) == reason
+    assert isinstance(outcome, Failed)
+    assert outcome.duration_s > 0
+    assert outcome.total_energy_j is None or outcome.total_energy_j >= 0
 
 
 def test_a_window_without_queries_or_latency_fails(scripted: Scripted, held: HeldDevice) -> None:
     scripted.workload.served = Served(0, 2.0, LATENCY)
-    assert run(scripted, held, {}) == Failed("no energy: no query was served in the window")
+    assert failure(run(scripted, held, {})) == "no energy: no query was served in the window"
     scripted.workload.served = Served(0, 2.0, Unavailable("the server is down"))
-    assert run(scripted, held, {}) == Failed("no latency: the server is down")
+    assert failure(run(scripted, held, {})) == "no latency: the server is down"
+
+
+def test_a_failed_trial_tells_what_it_cost(scripted: Scripted, held: HeldDevice) -> None:
+    good = measured(run(scripted, held, {"gpu_freq_mhz": 500.0}))
+    scripted.workload.served = Served(0, 2.0, Unavailable("the server is down"))
+    outcome = run(scripted, held, {"gpu_freq_mhz": 500.0})
+    assert isinstance(outcome, Failed)
+    assert outcome.duration_s == good.duration_s > 0
+    assert outcome.total_energy_j == good.total_energy_j > 0
 
 
 def test_a_window_cut_short_keeps_its_latency_and_has_no_energy(scripted: Scripted, held: HeldDevice) -> None:
@@ -193,7 +212,7 @@ def test_a_window_cut_short_keeps_its_latency_and_has_no_energy(scripted: Script
     assert outcome.reason == outcome.measurement.aborted_reason == "p99 80 ms after 50 queries"
     assert outcome.measurement.latency == LATENCY
     assert isinstance(outcome.measurement.energy, Unavailable)
-    assert outcome.measurement.total_energy_j == 50.0
+    assert outcome.measurement.total_energy_j == 100.0
 
 
 def test_a_recorded_table_does_not_say_what_its_recording_cost(scripted: Scripted, held: HeldDevice) -> None:
@@ -243,7 +262,7 @@ def test_a_control_that_fails_under_load_fails_the_trial(
 
     monkeypatch.setattr(scripted.controls["gpu_freq_mhz"], "observed", fail)
     outcome = run(scripted, held, {"gpu_freq_mhz": 500.0})
-    assert outcome == Failed("GPU 500 MHz: device or resource busy")
+    assert failure(outcome) == "GPU 500 MHz: device or resource busy"
     assert not scripted.meter.is_open
 
 

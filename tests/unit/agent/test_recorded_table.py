@@ -134,6 +134,8 @@ ONE_KNOB = "gpu_freq_mhz,latency_ms,energy_j\n"
         (HEADER + ROW.format(1, "NaN"), r"line 2: energy_j is NaN; it must be finite"),
         (HEADER + ROW.format("inf", 1), r"line 2: latency_ms is inf"),
         (HEADER + ROW.format("fast", 1), r"line 2: latency_ms is 'fast'; give a number"),
+        (HEADER + ROW.format("1_0", 1), r"line 2: latency_ms is '1_0'; give a number"),
+        (ONE_KNOB + "3_00,1,1\n", r"line 2: gpu_freq_mhz is '3_00'; give a number"),
         (HEADER + ROW.format("12 ms", 1), r"line 2: latency_ms is '12 ms'"),
         (HEADER + ROW.format(-1, 1), r"line 2: latency_ms is -1; it must be above zero"),
         (HEADER + ROW.format(1, 0), r"line 2: energy_j is 0; it must be above zero"),

@@ -110,7 +110,9 @@ def test_a_missing_cell_fails_the_trial_and_invents_nothing(tmp_path: Path) -> N
     assert device.recorded is not None
     assert len(device.recorded) == 8
     outcome = run(device, {"batch_size": 32.0, "power_limit_w": 100.0})
-    assert outcome == Failed("no latency: recorded.csv has no row for batch 32 · cap 100 W")
+    assert isinstance(outcome, Failed)
+    assert outcome.reason == "no latency: recorded.csv has no row for batch 32 · cap 100 W"
+    assert outcome.total_energy_j is None
     device.controls["batch_size"].apply(32.0)
     device.controls["power_limit_w"].apply(100.0)
     device.meter.begin()
@@ -122,7 +124,8 @@ def test_time_passes_as_the_recording_took(tmp_path: Path) -> None:
     device = open_replay(table(tmp_path), None, clock)
     outcome = run(device, {"batch_size": 8.0, "power_limit_w": 100.0})
     assert isinstance(outcome, Measured)
-    assert outcome.measurement.duration_s == pytest.approx(4 * VALUES[8, 100][0] / 1e3)
+    settle_s = 1.0
+    assert outcome.measurement.duration_s == pytest.approx(settle_s + 4 * VALUES[8, 100][0] / 1e3)
 
 
 def test_an_edited_table_is_another_device_and_model(tmp_path: Path) -> None:

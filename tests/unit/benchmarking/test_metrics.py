@@ -124,7 +124,7 @@ def test_batch_unknown_is_held_against_flat() -> None:
 
 
 def test_speed_targets() -> None:
-    fast = Timing(50.0, 2000.0, 400.0, 5000.0, 900.0, 45.0, 120.0, False)
+    fast = Timing(50.0, 2000.0, 400.0, 5000.0, 900.0, 45.0, 120.0, False, algebra_ms=4.0, wrapped_ms=200.0)
     assert {t.verdict for t in targets([], fast).values()} == {Verdict.PASS}
     slow = replace(fast, suggest_ms=160.0, peak_large_mb=1100.0, import_loads_torch=True)
     failing = [t for t in targets([], slow).values() if t.verdict is Verdict.FAIL]

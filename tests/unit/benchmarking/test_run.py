@@ -83,7 +83,8 @@ def test_confirmation_measures_winner_runner_up_and_anchor() -> None:
             return Watching(goal.task, (9, 8, 7, 6), (7, 8, 9, 6))
 
     play(small_task(), 1.3, QUIET, Watched("w", "w", FAMILIES), 0, "key", 4)
-    assert seen[-2:] == [0, 3]
+    # Before the first round, before a second that nobody needs, and for the answer.
+    assert seen[-3:] == [0, 3, 3]
 
 
 def test_degraded_tables_lose_rows_before_the_run() -> None:
@@ -93,3 +94,24 @@ def test_degraded_tables_lose_rows_before_the_run() -> None:
             return ScriptedPlayer(goal.task, (goal.task.anchor_cell,), (goal.task.anchor_cell,))
 
     assert play(small_task(), 1.3, DEGRADED, Shown("s", "s", FAMILIES), 0, "k", 3).condition == "degraded"
+
+
+def test_a_new_leader_is_confirmed_too() -> None:
+    confirmed: list[int] = []
+
+    class Changing(ScriptedPlayer):
+        """Prefers 7 and 8 until both were confirmed, then 6."""
+
+        def final(self, observations):  # type: ignore[no-untyped-def]
+            twice = {e.configuration for e in observations if e.latency_error < 0.9e-3}
+            confirmed.append(len(twice))
+            ranking = super().final(observations)
+            return ([6] + [c for c in ranking if c != 6]) if len(twice) >= 3 else ranking
+
+    class Entered(Scripted):
+        def player(self, goal: Goal, seed: int) -> Player:  # noqa: ARG002
+            return Changing(goal.task, (9, 8, 7, 6), (7, 8, 9, 6))
+
+    result = play(small_task(), 1.3, QUIET, Entered("c", "c", FAMILIES), 0, "key", 4)
+    assert result.final_cell == 6
+    assert confirmed[-4:] == [0, 3, 4, 4]

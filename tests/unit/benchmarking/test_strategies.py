@@ -70,7 +70,7 @@ def test_the_seed_draws_the_ensemble_and_the_final_ranking_is_stricter(
     ours = player(monkeypatch, answer)
     ours.ask([reading(9, 1.0, 7.0)])
     ours.final([reading(9, 1.0, 7.0)])
-    assert seen == [(4, 0.8), (4, 0.95)]
+    assert seen == [(4, 0.7), (4, 0.95)]
 
 
 @pytest.mark.parametrize(

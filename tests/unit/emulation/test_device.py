@@ -1,5 +1,4 @@
 import statistics
-import time
 
 import pytest
 
@@ -110,11 +109,10 @@ def test_same_seed_same_numbers_and_another_seed_others() -> None:
     assert run(3) != run(4)
 
 
-def test_a_window_holds_what_the_plan_asks_for_and_takes_emulated_time_only() -> None:
+def test_a_window_holds_what_the_plan_asks_for_and_takes_the_clocks_time() -> None:
     device = _device()
-    started_s, began = device.clock.now(), time.perf_counter()
+    started_s = device.clock.now()
     served, energy = _window(device)
-    assert time.perf_counter() - began < 0.1
     assert served.n_queries == 1000
     assert energy.window_s == pytest.approx(device.clock.now() - started_s)
     assert served.duration_s == pytest.approx(energy.window_s)

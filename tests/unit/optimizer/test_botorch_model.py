@@ -12,7 +12,7 @@ from botorch.acquisition.analytic import LogConstrainedExpectedImprovement
 from polythrottle.configuration import Configuration
 from polythrottle.optimizer.acquisition import constrained_improvement
 from polythrottle.optimizer.botorch_model import ENERGY, LATENCY, MixtureModel
-from polythrottle.optimizer.informed import _data
+from polythrottle.optimizer.informed import arrays_of
 from polythrottle.optimizer.prior import EnsemblePrior
 from polythrottle.optimizer.problem import Observation, OptimizerSettings, Problem
 from polythrottle.optimizer.suggest import build_prior
@@ -29,7 +29,7 @@ def test_botorch_constrained_improvement_equals_ours(
     observations = [observe(problem.anchor)] + [
         observe(problem.space.at(i)) for i in problem.space.indices()[4:90:17]
     ]
-    data, origin = _data(problem, prior, observations)
+    data, origin = arrays_of(problem, prior, observations)
     posterior = MixtureSurrogate(prior).posterior(data)
     assert problem.latency_limit_s is not None
     limit = math.log(problem.latency_limit_s) - origin

@@ -201,13 +201,13 @@ def test_an_aborted_trial_teaches_that_its_surroundings_are_slow(problem: Proble
     aborted = Observation(slow, 2.0 * problem.latency_limit_s, 0.02, None, None)
 
     def p_feasible(evidence: list[Evidence]) -> float:
-        from polythrottle.optimizer.informed import _data, _view
+        from polythrottle.optimizer.informed import _view, arrays_of
         from polythrottle.optimizer.prior import EnsemblePrior
         from polythrottle.optimizer.surrogate import MixtureSurrogate
 
         assert isinstance(prior, EnsemblePrior)
         known = [e for e in evidence if isinstance(e, Observation)]
-        data, origin = _data(problem, prior, known)
+        data, origin = arrays_of(problem, prior, known)
         view = _view(problem, MixtureSurrogate(prior).posterior(data), [], origin)
         return float(view.p_feasible[prior.grid.row(slower)])
 

@@ -17,7 +17,7 @@ from polythrottle.measurement import (
 )
 from polythrottle.objective import EnergyObjective, LatencySlo
 from polythrottle.study import DeviceIdentity, Estimate, Result, Study, StudySpec, StudyState, Verdict
-from polythrottle.suggestion import Prediction, StopAdvice, Suggestion
+from polythrottle.suggestion import Candidate, Prediction, StopAdvice, Suggestion
 from polythrottle.trial import STOCK, Purpose, Trial, TrialState
 
 SPACE = SearchSpace(
@@ -181,6 +181,29 @@ def study() -> Study:
 def active(study: Study) -> Study:
     """The same study while its sixth trial is the last."""
     return replace(study, state=StudyState.ACTIVE, trials=study.trials[:6], result=None, state_reason=None)
+
+
+CHEAPER = configuration(510, 3199, 1190.4, 1)
+
+
+def ranked(study: Study, *ranking: tuple[Configuration, float]) -> Study:
+    """The study with its confirmations made for this ranking of (configuration, P(feasible))."""
+    candidates = tuple(Candidate(at, Prediction(0.6, 0.02, 0.045, 0.02, p)) for at, p in ranking)
+    began = Suggestion(None, "confirmation, round 1", ranking=candidates)
+    return replace(
+        study,
+        trials=tuple(
+            replace(t, suggestion=began) if t.purpose is Purpose.CONFIRM else t for t in study.trials
+        ),
+    )
+
+
+@pytest.fixture
+def cheaper(study: Study) -> Study:
+    """The same study in which trial 7 is within the SLO and cheaper than the chosen one, but only just."""
+    trial = replace(study.trials[6], configuration=CHEAPER, measurement=measurement(CHEAPER, 601.0, 49.2))
+    changed = replace(study, trials=(*study.trials[:6], trial, *study.trials[7:]))
+    return ranked(changed, (CHOSEN, 0.98), (CHEAPER, 0.75))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from polythrottle.measurement import EnergyReading, Provenance
 from polythrottle.objective import EnergyObjective
 from polythrottle.reporting.figures import plots
 from polythrottle.reporting.html import render_report, write_report
-from polythrottle.study import Study
+from polythrottle.study import Strategy, Study
 from polythrottle.trial import Purpose
 
 pytest.importorskip("jinja2")
@@ -86,6 +86,24 @@ def test_the_table_says_why_each_rejected_trial_was_rejected(study: Study) -> No
     assert "mem_freq_mhz read back 2133 after 665.6 was written" in text
     assert "601 mJ ± 6.0 %, then -0.5 %" in text, "predicted against measured"
     assert "≥ 97.2 ms" in text, "the latency of an aborted trial is a lower bound"
+
+
+def test_the_page_says_why_a_cheaper_trial_was_not_chosen(cheaper: Study) -> None:
+    assert "below the limit; P(feasible) 0.75 is below 0.95" in _plain(_Page(render_report(cheaper)).text)
+
+
+def test_the_page_shows_an_objective_that_is_not_the_energy(study: Study) -> None:
+    edp = replace(study, spec=replace(study.spec, objective=EnergyObjective.ENERGY_DELAY_PRODUCT))
+    text = _plain(_Page(render_report(edp)).text)
+    assert "Energy-delay product, the objective" in text
+    assert "0.02772 J·s" in text
+    assert "the objective" not in _plain(_Page(render_report(study)).text)
+
+
+def test_the_page_says_whose_p_feasible_it_is(study: Study) -> None:
+    assert "0.987, by the model" in _plain(_Page(render_report(study)).text)
+    grid = replace(study, spec=replace(study.spec, strategy=Strategy.GRID))
+    assert "0.987, by its readings" in _plain(_Page(render_report(grid)).text)
 
 
 def test_one_file_that_asks_the_network_for_nothing(study: Study) -> None:

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import pytest
+
+from polythrottle.objective import EnergyObjective
 from polythrottle.reporting.result_json import RESULT_SCHEMA, result_json
 from polythrottle.study import Study
 
@@ -21,6 +25,18 @@ def test_it_is_plain_json_and_names_its_schema(study: Study) -> None:
     assert document["saving"] == 1 - 0.6120 / 0.8124
     assert document["search"]["payback_queries"] == 45509
     assert document["slo"] == {"statistic": "p99", "limit_s": 0.05, "factor": None}
+
+
+def test_the_objective_has_a_value_and_a_unit(study: Study, infeasible: Study) -> None:
+    assert study.result is not None
+    assert infeasible.result is not None
+    document = result_json(study.result, study)
+    assert (document["objective_value"], document["objective_unit"]) == (0.6120, "J")
+    edp = replace(study, spec=replace(study.spec, objective=EnergyObjective.ENERGY_DELAY_PRODUCT))
+    document = result_json(study.result, edp)
+    assert document["objective_value"] == pytest.approx(0.6120 * 0.0453)
+    assert document["objective_unit"] == "J·s"
+    assert result_json(infeasible.result, infeasible)["objective_value"] is None
 
 
 def test_unknown_is_null_and_never_zero(study: Study) -> None:

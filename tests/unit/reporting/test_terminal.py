@@ -7,9 +7,10 @@ import pytest
 from rich.console import Console
 
 from polythrottle.measurement import EnergyReading, LatencyReading
+from polythrottle.objective import EnergyObjective
 from polythrottle.reporting.console import PIPED_WIDTH, make_console
 from polythrottle.reporting.terminal import ProgressScreen, show_result
-from polythrottle.study import Study, StudyState
+from polythrottle.study import Strategy, Study, StudyState, Verdict
 
 
 def _stream(encoding: str) -> io.TextIOWrapper:
@@ -179,6 +180,35 @@ def test_going_on_after_an_interruption_says_how_much_is_done(active: Study) -> 
     stream = _stream("utf-8")
     ProgressScreen(make_console(stream, width=100)).started(active, "a board")
     assert "after 6 finished trials" in _read(stream)
+
+
+def test_looking_at_a_study_is_no_resumption(study: Study) -> None:
+    stream = _stream("utf-8")
+    ProgressScreen(make_console(stream, width=100)).started(study, "a board", live=False)
+    output = _read(stream)
+    assert "st-3f9a" in output
+    assert "resumed" not in output
+
+
+def test_p_feasible_says_whose_it_is(study: Study) -> None:
+    assert study.result is not None
+    assert "P(feasible)  0.987, by the model" in _output(study)
+    random = replace(study, spec=replace(study.spec, strategy=Strategy.RANDOM))
+    assert "P(feasible)  0.987, by its readings" in _output(random)
+    kept = replace(study, result=replace(study.result, verdict=Verdict.KEEP_STOCK, chosen=study.result.stock))
+    assert "P(feasible)  0.987, by its readings" in _output(kept)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_the_objective_is_shown_where_it_is_not_the_energy(study: Study, encoding: str) -> None:
+    edp = replace(study, spec=replace(study.spec, objective=EnergyObjective.ENERGY_DELAY_PRODUCT))
+    unit = "J·s" if encoding == "utf-8" else "J*s"
+    output = _output(edp, width=110, encoding=encoding)
+    assert f"0.02181 {unit} #2" in _line(output, "3  search"), "the best so far, which is by this objective"
+    answer = _line(output, "objective")
+    assert f"energy-delay product 0.02772 {unit}: 25.0 % more than stock" in answer
+    assert max(len(line) for line in _output(edp, width=40).splitlines()) <= 40
+    assert "objective" not in _output(study)[-2000:]
 
 
 def test_a_cancelled_study_says_how_to_go_on(study: Study) -> None:

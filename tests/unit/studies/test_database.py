@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import errno
+import gc
+import os
+import shutil
 import sqlite3
+import tempfile
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -327,3 +332,126 @@ def test_a_database_that_another_process_holds(lab, monkeypatch):
     assert "held by another process" in one_sentence(raised, lab.path)
     other.execute("ROLLBACK")
     assert studies.create(lab.spec()).state is StudyState.ACTIVE
+
+
+# --- a database that may only be read -------------------------------------------------------------
+
+
+@pytest.fixture
+def shelf(lab):
+    """A state directory that anybody can reach; made read-only by `seal`, and by nobody else's rights."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    lab.path = folder / "state" / "s.sqlite3"
+    yield lab
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+def at_rest(lab):
+    """A finished study in a file without a log beside it, as a process that ended leaves it."""
+    study = lab.whole(slo="40ms")
+    database = open_database(lab.path)
+    with database.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    database.close()
+    gc.collect()
+    for left in lab.path.parent.glob("*-*"):
+        left.unlink()
+    return study
+
+
+@contextmanager
+def sealed(path: Path, *, directory: bool):
+    """Neither the file nor (where asked) its directory can be written, not even by root."""
+    for part in path.parent.iterdir():
+        part.chmod(0o444)
+    path.parent.chmod(0o555 if directory else 0o777)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+@pytest.mark.parametrize("directory", [True, False])
+def test_a_database_that_cannot_be_written_is_read(shelf, directory):
+    study = at_rest(shelf)
+    content = shelf.path.read_bytes()
+    with sealed(shelf.path, directory=directory):
+        studies = shelf.open()
+        assert studies.list() == (study,)
+        assert studies.get(study.id[:4]) == study
+        assert studies.result(study.id) == study.result
+        assert studies.export(study.id)["id"] == study.id
+        with pytest.raises(StateError) as raised:
+            studies.create(shelf.spec(seed=5))
+        assert "is read-only" in one_sentence(raised, shelf.path)
+    assert shelf.path.read_bytes() == content
+
+
+def test_a_log_beside_a_database_that_cannot_be_written_is_read_too(shelf):
+    studies = shelf.open()
+    study = shelf.drive(studies, studies.create(shelf.spec("40ms")), shelf.Device())
+    assert shelf.path.with_name("s.sqlite3-wal").stat().st_size > 0
+    with sealed(shelf.path, directory=True):
+        assert shelf.open().list() == (study,)
+
+
+def test_an_old_database_that_cannot_be_written_is_not_migrated(shelf, monkeypatch):
+    at_rest(shelf)
+    monkeypatch.setattr(ScriptDirectory, "get_heads", lambda _: ["0002"])
+    with sealed(shelf.path, directory=True), pytest.raises(StateError) as raised:
+        shelf.open()
+    assert "must first be brought up to date" in one_sentence(raised, shelf.path)
+
+
+def test_a_newer_database_that_cannot_be_written_says_so(shelf):
+    at_rest(shelf)
+    with sqlite3.connect(shelf.path) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+    with sealed(shelf.path, directory=True), pytest.raises(StateError) as raised:
+        shelf.open()
+    assert "newer polythrottle (revision 9999)" in one_sentence(raised, shelf.path)
+
+
+# --- a cell that is damaged -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("statement", "says"),
+    [
+        ("UPDATE study SET spec = '{bad'", "damaged"),
+        ("UPDATE study SET spec = '{}'", "cannot be read"),
+        ("UPDATE study SET result = '{\"verdict\": 1}'", "Result cannot be read"),
+        ("UPDATE trial SET configuration = '[1,' WHERE number = 2", "damaged"),
+        ("UPDATE trial SET measurement = '5' WHERE number = 2", "Measurement cannot be read"),
+    ],
+)
+def test_a_damaged_cell_is_named_with_its_file_and_study(lab, statement, says):
+    study = lab.whole(slo="40ms")
+    with sqlite3.connect(lab.path) as connection:
+        connection.execute(statement)
+    connection.close()
+    studies = lab.open()
+    for read in (studies.list, lambda: studies.get(study.id), lambda: studies.ask(study.id)):
+        with pytest.raises(StateError) as raised:
+            read()
+        message = one_sentence(raised, lab.path)
+        assert study.id in message
+        assert says in message
+
+
+def test_a_damaged_history_is_named_with_its_file_and_study(lab):
+    study = lab.whole(slo="40ms")
+    with sqlite3.connect(lab.path) as connection:
+        connection.execute("UPDATE trial SET configuration = '[1,'")
+    connection.close()
+    with pytest.raises(StateError) as raised:
+        lab.open().history(study.id)
+    assert study.id in one_sentence(raised, lab.path)

@@ -94,7 +94,8 @@ def test_a_check_that_fails_twice_is_given_up_until_the_next_one(lab):
     assert device.ran == []
 
 
-def test_a_correction_ends_when_max_clocks_are_back(lab):
+def anchors(lab, *steps):
+    """A study of max clocks alone: (purpose, factor on latency and energy) in order."""
     device, spec = lab.Device(), lab.spec()
 
     def trial(purpose, factor):
@@ -103,14 +104,64 @@ def test_a_correction_ends_when_max_clocks_are_back(lab):
             1, purpose, spec.anchor, state=TrialState.COMPLETED, measurement=slow.measure(spec.anchor)
         )
 
-    study = lab.told(
-        Study("x", spec, StudyState.ACTIVE, "now"),
-        trial(Purpose.ANCHOR, 1.0),
-        trial(Purpose.ANCHOR, 1.0),
-        trial(Purpose.DRIFT, 1.1),
-        trial(Purpose.SEARCH, 1.1),
-        trial(Purpose.DRIFT, 1.0),
-        trial(Purpose.SEARCH, 1.0),
+    start = [(Purpose.ANCHOR, 1.0), (Purpose.ANCHOR, 1.0)]
+    return lab.told(Study("x", spec, StudyState.ACTIVE, "now"), *(trial(*step) for step in (*start, *steps)))
+
+
+DRIFT, SEARCH = Purpose.DRIFT, Purpose.SEARCH
+
+
+def test_a_correction_ends_when_max_clocks_are_back(lab):
+    study = anchors(
+        lab,
+        *[(DRIFT, 1.1), (DRIFT, 1.1), (SEARCH, 1.1)],
+        *[(DRIFT, 1.0), (DRIFT, 1.0), (SEARCH, 1.0)],
     )
-    assert sorted(corrections(study)) == [3, 4]
-    assert corrections(study)[4].latency == pytest.approx(1.1)
+    assert sorted(corrections(study)) == [3, 4, 5]
+    assert corrections(study)[5].latency == pytest.approx(1.1)
+
+
+def test_one_window_alone_never_counts_as_drift(lab):
+    assert corrections(anchors(lab, (DRIFT, 5.0))) == {}
+    assert corrections(anchors(lab, (DRIFT, 5.0), (SEARCH, 1.0))) == {}
+
+
+def test_a_correction_in_force_stays_where_one_window_seems_to_be_back(lab):
+    study = anchors(
+        lab,
+        *[(DRIFT, 1.1), (DRIFT, 1.1), (SEARCH, 1.1)],
+        *[(DRIFT, 0.2), (DRIFT, 1.1), (DRIFT, 1.1), (SEARCH, 1.1)],
+    )
+    assert corrections(study)[9].latency == pytest.approx(1.1)
+
+
+def test_of_three_windows_that_differ_the_middle_one_is_taken(lab):
+    study = anchors(lab, (DRIFT, 1.3), (DRIFT, 1.1), (DRIFT, 1.2), (SEARCH, 1.2))
+    assert corrections(study)[6].latency == pytest.approx(1.2)
+
+
+def test_an_outlier_in_a_check_changes_no_later_reading(lab):
+    """The check after 7 search trials reads five times too much, once; two more windows settle it."""
+
+    class Glitch(lab.Device):
+        def measure(self, c):
+            self.slower_by = 5.0 if len(self.ran) == 12 else 1.0
+            self.slower_after = 0
+            return super().measure(c)
+
+    odd, steady = whole(lab, Glitch()), whole(lab, lab.Device())
+    checks = [t.number for t in odd.of(Purpose.DRIFT)]
+    assert checks == [12, 13, 14, 22 + 1]
+    assert corrections(odd) == {}
+    assert drift_notes(odd) == ()
+    truth = {o.configuration: o for o in evidence(steady)}
+    for observation in evidence(odd):
+        assert observation.latency_s == pytest.approx(truth[observation.configuration].latency_s)
+    assert odd.result.max_clocks.energy_j == pytest.approx(steady.result.max_clocks.energy_j)
+    assert odd.result.max_clocks.energy_error_j < 0.01 * odd.result.max_clocks.energy_j
+
+
+def test_drift_that_two_windows_agree_on_is_measured_twice(lab):
+    study = whole(lab, lab.Device(slower_after=2 + 2 + 7, slower_by=1.25))
+    assert [t.number for t in study.of(Purpose.DRIFT)][:2] == [12, 13]
+    assert corrections(study)[13].latency == pytest.approx(1.25)

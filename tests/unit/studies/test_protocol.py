@@ -7,9 +7,13 @@ from dataclasses import replace
 import pytest
 
 from polythrottle.configuration import Configuration
+from polythrottle.measurement import ASSUMED_RELATIVE_ERROR, Provenance
 from polythrottle.optimizer.problem import FailedTrial, Observation
+from polythrottle.reporting.wording import verdict_text
 from polythrottle.study import Study, StudyState, Verdict
-from polythrottle.trial import STOCK, Purpose, TrialState
+from polythrottle.trial import STOCK, Purpose, Trial, TrialState
+from polythrottle_server.budget import NOTHING_SAFE
+from polythrottle_server.evidence import estimate
 from polythrottle_server.protocol import (
     SMALLEST_BATCH,
     Conclude,
@@ -313,3 +317,166 @@ def test_the_same_study_gives_the_same_step(lab):
     assert not isinstance(first, Conclude)
     assert first == next_step(study, suggester.suggest)
     assert suggester.questions[-1] == suggester.questions[-2]
+
+
+# --- ends that are told as they are --------------------------------------------------------------
+
+
+class Cautious:
+    """A suggester that safe mode leaves nothing to try after so many observations."""
+
+    def __new__(cls, lab, after):
+        class Suggester(lab.Suggester):
+            def suggest(self, question):
+                suggestion = super().suggest(question)
+                if len([o for o in question.observations if isinstance(o, Observation)]) < after:
+                    return suggestion
+                return replace(suggestion, configuration=None, provenance=NOTHING_SAFE, stop=None)
+
+        return Suggester(stop_after=None)
+
+
+def test_safe_mode_with_nothing_safe_left_does_not_say_that_everything_was_tried(lab):
+    study = lab.whole(suggester=Cautious(lab, 5), slo="40ms", safe=True)
+    assert study.state is StudyState.EXHAUSTED
+    assert study.result.verdict is Verdict.BEST_FEASIBLE
+    assert study.result.reason == (
+        "Safe mode found nothing more that is safe enough to try after 5 search trials."
+    )
+
+
+def test_safe_mode_with_nothing_safe_left_and_no_answer_is_not_proof_that_there_is_none(lab):
+    study = lab.whole(suggester=Cautious(lab, 1), slo="10ms", safe=True, keep_searching=True)
+    assert study.result.verdict is Verdict.NO_FEASIBLE_FOUND
+    assert study.state is StudyState.EXHAUSTED
+    assert "Every configuration" not in study.result.reason
+
+
+def test_the_optimiser_and_the_protocol_mean_the_same_words():
+    pytest.importorskip("torch")
+    from polythrottle.optimizer import informed
+
+    assert informed.NOTHING_SAFE == NOTHING_SAFE
+
+
+@pytest.mark.parametrize(("trials", "words"), [(1, "after 1 search trial."), (2, "after 2 search trials.")])
+def test_one_trial_is_no_plural(lab, trials, words):
+    study = lab.whole(suggester=lab.Suggester(stop_after=None), max_trials=trials, slo="40ms")
+    assert study.result.reason.endswith(words)
+
+
+def test_an_unreachable_relative_slo_is_infeasible_at_once(lab):
+    study = lab.whole(slo="0.5x")
+    assert purposes(study) == "bbaa"
+    assert study.state is StudyState.INFEASIBLE
+    assert study.result.verdict is Verdict.NO_FEASIBLE_FOUND
+    assert "0.5x (10 ms)" in study.result.reason
+    assert lab.whole(slo="0.5x", keep_searching=True, max_trials=4).result.n_search_trials == 4
+
+
+def test_a_relative_slo_that_the_smallest_batch_meets_is_searched(lab):
+    study = lab.whole(slo="0.75x", batch=True)
+    assert purposes(study).startswith("bbaass")
+    assert study.trials[4].suggestion.provenance == SMALLEST_BATCH
+    assert study.result.chosen.latency_s <= 0.015
+
+
+@pytest.mark.parametrize("trials", [2, 4])
+def test_stock_is_not_said_to_have_won_before_anything_was_searched(lab, trials):
+    studies, device = lab.open(), lab.Device(stock_energy=0.3)
+    study = lab.drive(studies, studies.create(lab.spec("40ms")), device, trials=trials)
+    result = studies.result(study.id)
+    assert result.verdict is Verdict.BEST_FEASIBLE
+    assert result.chosen.configuration == STOCK
+
+
+def test_a_budget_of_one_trial_searches_nothing_and_finds_nothing_better(lab):
+    study = lab.whole(lab.Device(stock_energy=0.3), max_trials=1, slo="40ms")
+    assert not study.of(Purpose.SEARCH)
+    assert study.result.verdict is Verdict.BEST_FEASIBLE
+    assert study.result.chosen.configuration == STOCK
+
+
+class Brief:
+    """A device whose windows are too short for the percentile wherever `where` says so."""
+
+    def __new__(cls, lab, where):
+        class Device(lab.Device):
+            def measure(self, c):
+                measurement = super().measure(c)
+                return replace(measurement, latency=replace(measurement.latency, bounded=not where(c)))
+
+        return Device()
+
+
+def test_an_answer_that_rests_on_too_few_queries_says_so(lab):
+    sentence = "The windows held too few queries to bound p99.9."
+    study = lab.whole(Brief(lab, lambda c: True), slo="p99.9<40ms")  # noqa: ARG005
+    assert study.result.reason.endswith(sentence)
+    chosen = study.result.chosen.configuration
+    other = lab.whole(Brief(lab, lambda c: c != chosen), slo="p99.9<40ms", seed=1)
+    assert other.result.chosen.configuration == chosen
+    assert sentence not in other.result.reason
+
+
+# --- a recorded table ----------------------------------------------------------------------------
+
+
+class Recorded:
+    """The formula as a table: the same value whenever it is read, without an error of its own."""
+
+    def __new__(cls, lab):
+        class Device(lab.Device):
+            def measure(self, c):
+                measurement = super().measure(c)
+                return replace(
+                    measurement,
+                    energy=replace(
+                        measurement.energy, standard_error_j=None, provenance=Provenance.AS_RECORDED
+                    ),
+                    latency=replace(
+                        measurement.latency, standard_error_s=None, provenance=Provenance.AS_RECORDED
+                    ),
+                    total_energy_j=None,
+                )
+
+        return Device()
+
+
+def recorded_study(lab, slo, **changes):
+    spec = lab.spec(slo, baseline=False, **changes)
+    spec = replace(spec, device=replace(spec.device, id="replay:one", provenance=Provenance.AS_RECORDED))
+    studies, device = lab.open(lab.Suggester(stop_after=9)), Recorded(lab)
+    return lab.drive(studies, studies.create(spec), device), device
+
+
+def test_a_recorded_row_is_read_once_and_stays_as_uncertain_as_one_reading(lab):
+    study, device = recorded_study(lab, "40ms", batch=True)
+    assert purposes(study) == "a" + "s" * 8
+    assert len(set(device.ran)) == len(device.ran)
+    assert study.result.verdict is Verdict.OPTIMAL
+    for found in (study.result.chosen, study.result.max_clocks):
+        assert found.n_windows == 1
+        assert found.energy_error_j == pytest.approx(ASSUMED_RELATIVE_ERROR * found.energy_j)
+        assert found.latency_error_s == pytest.approx(ASSUMED_RELATIVE_ERROR * found.latency_s)
+    assert "confirm" not in verdict_text(study.result, study.spec).replace("could not confirm", "")
+
+
+def test_a_recorded_table_that_misses_the_slo_is_not_read_again_before_giving_up(lab):
+    study, _ = recorded_study(lab, "10ms")
+    assert purposes(study) == "a"
+    assert study.state is StudyState.INFEASIBLE
+
+
+def test_reading_a_stored_value_again_makes_it_no_surer(lab):
+    study, device = recorded_study(lab, "40ms")
+    again = Trial(
+        1,
+        Purpose.CONFIRM,
+        study.spec.anchor,
+        TrialState.COMPLETED,
+        measurement=device.measure(study.spec.anchor),
+    )
+    more = lab.told(study, again, again)
+    assert estimate(more, study.spec.anchor) == estimate(study, study.spec.anchor)
+    assert evidence(more) == evidence(study)

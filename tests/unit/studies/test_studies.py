@@ -310,10 +310,66 @@ def test_plans(lab):
     safe = lab.Device()
     lab.whole(safe, slo="p95<40ms", safe=True)
     assert safe.plans[4].abort_latency_s == pytest.approx(0.06)
-    assert safe.plans[4].min_queries == 400
-    for slo, queries in [("p50<40ms", 200), ("mean<40ms", 200), ("p99.9<40ms", 10_000), ("p90<40ms", 400)]:
-        studies = lab.open()
-        assert studies.ask(studies.create(lab.spec(slo)).id).plan.min_queries == queries
+    assert safe.plans[4].min_queries == 200
+
+
+@pytest.mark.parametrize(
+    ("statistic", "queries"),
+    [("p50", 200), ("mean", 200), ("p90", 200), ("p95", 200), ("p97", 334), ("p98", 500), ("p99.9", 10_000)],
+)
+def test_a_window_holds_ten_queries_beyond_the_percentile_and_time_for_them(lab, statistic, queries):
+    studies = lab.open()
+    plan = studies.ask(studies.create(lab.spec(f"{statistic}<40ms")).id).plan
+    assert plan.min_queries == queries
+    assert plan.max_window_s >= queries * 0.04
+
+
+def test_a_failed_trial_costs_time_and_energy(lab):
+    studies = lab.open()
+    study = studies.create(lab.spec(max_time_s=100.0))
+    studies.ask(study.id)
+    failed = Failed("the clock was refused", 12.5, 40.0)
+    told = studies.tell(study.id, 1, 1, failed)
+    assert studies.tell(study.id, 1, 1, failed) == told
+    with pytest.raises(InvalidInputError, match="already ended"):
+        studies.tell(study.id, 1, 1, Failed("the clock was refused", 99.0, 40.0))
+    result = lab.open().result(study.id)
+    assert (result.search_time_s, result.search_energy_j) == (12.5, 40.0)
+    assert codec.decode(Study, lab.open().export(study.id)) == told
+
+    studies.ask(study.id)
+    studies.tell(study.id, 2, 1, Failed("again", 1.0))
+    result = studies.result(study.id)
+    assert result.search_time_s == 13.5
+    assert result.search_energy_j is None, "a second of unknown energy is not 0 J"
+
+
+def test_failed_trials_use_up_the_budget_of_time(lab):
+    class Slow(lab.Device):
+        """Every search trial fails, after a while."""
+
+        def run(self, assignment):
+            if assignment.trial.purpose is Purpose.SEARCH:
+                self.ran.append(assignment.trial.configuration)
+                return Failed("refused", 200.0, 1.0)
+            return super().run(assignment)
+
+    study = lab.whole(Slow(), slo="40ms", max_time_s=150.0)
+    # 4 windows before the search, then one failure and its repetition.
+    assert len(study.of(Purpose.SEARCH)) == 2
+    assert study.state is StudyState.EXHAUSTED
+    assert "budget of time" in study.result.reason
+    assert study.result.search_time_s >= 440.0
+
+
+@pytest.mark.parametrize("cost", [(float("nan"), 1.0), (-1.0, 1.0), (1.0, float("inf"))])
+def test_a_cost_that_cannot_be_is_refused_and_the_trial_stays(lab, cost):
+    studies = lab.open()
+    study = studies.create(lab.spec())
+    studies.ask(study.id)
+    with pytest.raises(InvalidInputError, match="cost of trial 1"):
+        studies.tell(study.id, 1, 1, Failed("refused", *cost))
+    assert studies.get(study.id).trials[0].state is TrialState.LEASED
 
 
 def test_max_clocks_are_never_cut_short(lab):

@@ -14,8 +14,9 @@ from polythrottle.errors import InvalidInputError
 from polythrottle.optimizer import suggest as door
 from polythrottle.optimizer.problem import Observation, OptimizerSettings, Problem
 from polythrottle.study import Strategy, StudyState, Verdict
+from polythrottle.trial import TrialState
 from polythrottle_server.protocol import Question
-from polythrottle_server.suggesting import InProcessSuggester
+from polythrottle_server.suggesting import InProcessSuggester, SuggestionInterrupted
 
 RANDOM = OptimizerSettings(strategy=Strategy.RANDOM)
 
@@ -48,7 +49,7 @@ laboratory = importlib.util.module_from_spec(loaded)
 sys.modules["laboratory"] = laboratory
 loaded.loader.exec_module(laboratory)
 from polythrottle.study import Strategy
-from polythrottle_server.suggesting import InProcessSuggester
+from polythrottle_server.suggesting import InProcessSuggester, SuggestionInterrupted
 for strategy in (Strategy.RANDOM, Strategy.GRID):
     lab = laboratory.Laboratory(pathlib.Path(sys.argv[2]) / strategy.value / "s.sqlite3")
     study = lab.whole(suggester=InProcessSuggester(), slo="40ms", strategy=strategy, max_trials=6)
@@ -95,6 +96,34 @@ def test_a_prior_that_cannot_be_built_says_so_when_it_is_needed(lab, monkeypatch
     for _ in range(2):
         with pytest.raises(InvalidInputError, match="cannot be drawn"):
             suggester.suggest(question(lab))
+
+
+def test_a_wish_to_stop_is_heard_while_the_prior_is_being_built(lab, monkeypatch):
+    go, asked = threading.Event(), []
+    monkeypatch.setattr(door, "build_prior", lambda *_: go.wait(60))
+
+    def should_stop():
+        asked.append(True)
+        return len(asked) == 3
+
+    studies = lab.open(InProcessSuggester(should_stop))
+    study = studies.create(lab.spec("40ms", strategy=Strategy.RANDOM))
+    try:
+        with pytest.raises(SuggestionInterrupted):
+            lab.drive(studies, study, lab.Device())
+    finally:
+        go.set()
+    assert len(asked) == 3
+    # Nothing was written: the study can be cancelled, and goes on later.
+    assert [t.state for t in studies.get(study.id).trials] == [TrialState.COMPLETED] * 4
+    studies.cancel(study.id, "Stopped by the user.")
+    studies.resume(study.id)
+    assert lab.drive(lab.open(), study, lab.Device()).result.verdict is Verdict.OPTIMAL
+
+
+def test_a_prior_that_is_there_is_used_whatever_should_stop_says(lab):
+    suggester = InProcessSuggester(lambda: False)
+    assert suggester.suggest(question(lab)) == InProcessSuggester().suggest(question(lab))
 
 
 @pytest.mark.parametrize("strategy", [Strategy.INFORMED, Strategy.FLAT, Strategy.POLYTHROTTLE])

@@ -65,6 +65,8 @@ def upgrade() -> None:
         sa.Column("suggestion", _json(), nullable=True),
         sa.Column("measurement", _json(), nullable=True),
         sa.Column("reason", sa.String(), nullable=True),
+        sa.Column("spent_s", sa.Float(), nullable=False),
+        sa.Column("spent_j", sa.Float(), nullable=True),
         _now("created_at"),
         sa.PrimaryKeyConstraint("id", name="pk_trial"),
         sa.ForeignKeyConstraint(["study_id"], ["study.id"], name="fk_trial_study_id"),
@@ -73,6 +75,7 @@ def upgrade() -> None:
         sa.CheckConstraint(f"purpose IN ({_PURPOSES})", name=op.f("ck_trial_purpose")),
         sa.CheckConstraint("number >= 1", name=op.f("ck_trial_number")),
         sa.CheckConstraint("attempt >= 1", name=op.f("ck_trial_attempt")),
+        sa.CheckConstraint("spent_s >= 0", name=op.f("ck_trial_spent_s")),
         sa.CheckConstraint(
             "state NOT IN ('completed', 'infeasible', 'aborted') OR measurement IS NOT NULL",
             name=op.f("ck_trial_measured"),
