@@ -10,7 +10,7 @@ from enum import Enum
 from polythrottle.clock import Clock
 from polythrottle.configuration import Configuration
 from polythrottle.measurement import Unavailable
-from polythrottle.objective import LatencySlo, format_latency
+from polythrottle.objective import LatencySlo
 from polythrottle.studies import Aborted, Assignment, Failed, MeasurementPlan, Outcome
 from polythrottle.trial import Purpose, Trial
 from polythrottle_agent.executor import Executor
@@ -19,7 +19,11 @@ from polythrottle_agent.ports import Control, ControlError, Device, Safekeeping
 
 ERRORS_BELOW = 2.0
 """Standard errors that the measured latency must lie below the limit."""
+MIN_QUERIES = 200
 QUERIES_IN_TAIL = 10
+ABORT_AT = 2.0
+"""Times the limit: a configuration that misses it hopelessly is not served for a whole window."""
+
 WATCH_S = 1.0
 
 
@@ -119,7 +123,9 @@ def _measured(
 def _plan(slo: LatencySlo) -> MeasurementPlan:
     quantile = slo.quantile
     tail = 0 if quantile is None else math.ceil(QUERIES_IN_TAIL / (1.0 - quantile))
-    return MeasurementPlan(min_queries=max(MeasurementPlan.min_queries, tail), abort_latency_s=None)
+    limit_s = slo.limit_s
+    abort_s = None if limit_s is None else ABORT_AT * limit_s
+    return MeasurementPlan(min_queries=max(MIN_QUERIES, tail), abort_latency_s=abort_s)
 
 
 def judge(outcome: Outcome, slo: LatencySlo) -> Judgement:
@@ -134,9 +140,8 @@ def judge(outcome: Outcome, slo: LatencySlo) -> Judgement:
         return Judgement(None, f"Whether the SLO is met could not be measured: {latency.reason}.")
     if latency.standard_error_s is None or not latency.bounded:
         return Judgement(None, f"The window is too short to tell whether {slo} is met.")
-    text = (
-        f"{slo.statistic} is {format_latency(latency.latency_s)} ± {format_latency(latency.standard_error_s)}"
-    )
+    value_ms, error_ms = latency.latency_s * 1e3, latency.standard_error_s * 1e3
+    text = f"{slo.statistic} is {value_ms:.4g} ± {error_ms:.2g} ms"
     if isinstance(outcome, Aborted):
         return Judgement(False, f"The SLO ({slo}) is missed: {outcome.reason}.")
     if latency.latency_s + ERRORS_BELOW * latency.standard_error_s <= limit_s:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks.crash_campaign.at_random import kill_at_random
@@ -44,6 +45,8 @@ def main() -> int:
         "--board", action="append", choices=list(BOARDS), help="only this one; may be repeated"
     )
     options = parser.parse_args()
+    # So that a board that was mounted is unmounted.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     kills = options.kills if options.kills is not None else QUICK_KILLS if options.quick else KILLS
     rows: list[Row] = []
     skipped: list[str] = []
@@ -73,11 +76,20 @@ def _campaign(name: str, stride: int, kills: int, seed: int) -> list[Row]:
     target.open()
     try:
         site = Site(target, directory)
-        rows = [*kill_everywhere(site, seed, stride), kill_at_random(site, kills, seed)]
+        rows = []
+        for row in _rows(site, stride, kills, seed):
+            rows.append(row)
+            wrong = f", {row.changed} changed, {row.lost} lost" if row.changed or row.lost else ""
+            print(f"{row.board}: {row.killed}: {row.kills} kills{wrong}", file=sys.stderr, flush=True)
     finally:
         target.close()
     shutil.rmtree(directory)
     return rows
+
+
+def _rows(site: Site, stride: int, kills: int, seed: int) -> Iterator[Row]:
+    yield from kill_everywhere(site, seed, stride)
+    yield kill_at_random(site, kills, seed)
 
 
 def _report(rows: list[Row], skipped: list[str], took_s: float) -> int:

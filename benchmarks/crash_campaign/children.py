@@ -40,6 +40,7 @@ def spawn(action: Callable[[], int], log: Path) -> int:
     if pid:
         return pid
     code = CRASHED
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(descriptor, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -100,14 +100,12 @@ def nobody(step: str) -> None:
     """No watch."""
 
 
-def kill_everywhere(site: Site, seed: int, stride: int = 1) -> list[Row]:
+def kill_everywhere(site: Site, seed: int, stride: int = 1) -> Iterator[Row]:
     """All victims on one board. With a stride above 1 only every so many steps, for a quick look."""
-    return [
-        _kill_direct(site, seed, stride),
-        _kill_restore(site, seed, stride),
-        _kill_helper(site, seed, stride),
-        _kill_client(site, seed, stride),
-    ]
+    yield _kill_direct(site, seed, stride)
+    yield _kill_restore(site, seed, stride)
+    yield _kill_helper(site, seed, stride)
+    yield _kill_client(site, seed, stride)
 
 
 def _count(site: Site, make: Callable[[Watch], Callable[[], int]]) -> int:
@@ -126,11 +124,13 @@ def _count(site: Site, make: Callable[[Watch], Callable[[], int]]) -> int:
 def _kill_direct(site: Site, seed: int, stride: int) -> Row:
     row = Row(site.target.name, "run as root")
     site.fresh()
-    steps = _count(site, lambda w: victims.direct(site.target, site.state, seed, w))
+    steps = _count(site, lambda w: victims.direct(site.target, site.state, seed, w, site.target.trials))
     for step in range(0, steps, stride):
         site.fresh()
         _expect_killed(
-            spawn(victims.direct(site.target, site.state, seed, KillAt(step)), site.log), site, row
+            spawn(victims.direct(site.target, site.state, seed, KillAt(step), site.target.trials), site.log),
+            site,
+            row,
         )
         row.lost += not site.originals_are_safe()
         site.put_back()
@@ -145,7 +145,9 @@ def _kill_restore(site: Site, seed: int, stride: int) -> Row:
 
     def leave_changed() -> None:
         site.fresh()
-        ended(spawn(victims.direct(site.target, site.state, seed, KillAt(half)), site.log))
+        ended(
+            spawn(victims.direct(site.target, site.state, seed, KillAt(half), site.target.trials), site.log)
+        )
 
     leave_changed()
     steps = _count(site, lambda w: victims.restore(site.target, site.state, w))
@@ -160,7 +162,7 @@ def _kill_restore(site: Site, seed: int, stride: int) -> Row:
 
 def _steps_to_half(site: Site, seed: int) -> int:
     site.fresh()
-    return _count(site, lambda w: victims.direct(site.target, site.state, seed, w)) // 2
+    return _count(site, lambda w: victims.direct(site.target, site.state, seed, w, site.target.trials)) // 2
 
 
 def _kill_helper(site: Site, seed: int, stride: int) -> Row:
@@ -172,7 +174,7 @@ def _kill_helper(site: Site, seed: int, stride: int) -> Row:
         pid = spawn(victims.helper(site.target, site.state, site.socket, KillAt(step)), site.log)
         if not wait_until(lambda: listens(site), RESTORE_S):
             raise RuntimeError(f"the helper does not start; see {site.log}")
-        ended(spawn(victims.client(site.socket, seed, nobody), site.log))
+        ended(spawn(victims.client(site.socket, seed, nobody, site.target.trials), site.log))
         if _runs(pid):
             # This run has no such step.
             stop(pid)
@@ -192,9 +194,11 @@ def _kill_client(site: Site, seed: int, stride: int) -> Row:
     pid = spawn(victims.helper(site.target, site.state, site.socket, nobody), site.log)
     if not wait_until(lambda: listens(site), RESTORE_S):
         raise RuntimeError(f"the helper does not start; see {site.log}")
-    steps = _count(site, lambda w: victims.client(site.socket, seed, w))
+    steps = _count(site, lambda w: victims.client(site.socket, seed, w, site.target.trials))
     for step in range(0, steps, stride):
-        _expect_killed(spawn(victims.client(site.socket, seed, KillAt(step)), site.log), site, row)
+        _expect_killed(
+            spawn(victims.client(site.socket, seed, KillAt(step), site.target.trials), site.log), site, row
+        )
         row.lost += not site.originals_are_safe()
         # The helper answers again, and without a lease, only when it has put the board back.
         wait_until(lambda: not _held(site), RESTORE_S, step_s=0.03)
@@ -214,8 +218,12 @@ def _expect_killed(pid: int, site: Site, row: Row) -> None:
 
 
 def _runs(pid: int) -> bool:
-    """Whether a child still runs; it is not reaped."""
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    """Whether a child goes on running; it is not reaped.
+
+    A process that is killed closes its sockets a moment before it can be waited for.
+    """
+    options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    return not wait_until(lambda: os.waitid(os.P_PID, pid, options) is not None, 1.0)
 
 
 def stop(pid: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
 import shutil
@@ -29,6 +30,8 @@ class Target(Protocol):
 
     name: str
     root: Path
+    trials: int
+    """How many configurations an enumerated run tries: one has every kind of step."""
 
     def open(self) -> None: ...
 
@@ -73,6 +76,7 @@ class FilesTarget:
     """A board of plain files: quick, and needs nothing."""
 
     name = "files"
+    trials = 2
 
     def __init__(self, directory: Path) -> None:
         self.root = directory
@@ -90,7 +94,7 @@ class FilesTarget:
 
     def disturb(self, chance: random.Random) -> None:
         levels = {knob: chance.choice(table) for knob, table in TABLES.items()}
-        levels["gpu_min_freq_mhz"] = min(levels["gpu_min_freq_mhz"], levels["gpu_freq_mhz"])  # type: ignore[type-var]
+        levels["gpu_min_freq_mhz"] = min(levels["gpu_min_freq_mhz"], levels["gpu_freq_mhz"])
         for knob, level in levels.items():
             text = level if isinstance(level, str) else f"{level:g}"
             (self._board.directory / knob).write_text(text, encoding="ascii")
@@ -105,6 +109,8 @@ class FilesTarget:
 class SysfsTarget:
     """An emulated Jetson behind FUSE, in a process of its own, driven by the real controls."""
 
+    trials = 1
+    NO_CLOCKS = ("hwmon", "thermal", "powercap", "iio", "/.emulator")
     FAULTS = ("eio", "ebusy", "eagain", "silent", "stuck", "garbage")
 
     def __init__(self, directory: Path, board: str, kernel: str) -> None:
@@ -117,11 +123,7 @@ class SysfsTarget:
     def why_not() -> str | None:
         if not Path("/dev/fuse").exists() or shutil.which("fusermount3") is None:
             return "there is no FUSE (/dev/fuse, fusermount3)"
-        try:
-            import mfusepy  # noqa: F401
-        except (ImportError, OSError) as error:
-            return f"mfusepy cannot be used ({error})"
-        return None
+        return None if importlib.util.find_spec("mfusepy") else "mfusepy is not installed"
 
     def open(self) -> None:
         command = [
@@ -147,7 +149,7 @@ class SysfsTarget:
             plain(sysfs, path, value)
             watch("after device write")
 
-        Sysfs.write = write  # type: ignore[method-assign]
+        setattr(Sysfs, "write", write)  # noqa: B010 - a watched method in place of the plain one
         return discover(self.root, state_dir=state)
 
     def _writable_nodes(self) -> tuple[Path, ...]:
@@ -155,6 +157,8 @@ class SysfsTarget:
         found = []
         for top in ("sys/devices", "sys/kernel"):
             for directory, _, files in os.walk(self.root / top):
+                if any(word in directory for word in self.NO_CLOCKS):
+                    continue
                 for name in files:
                     path = Path(directory) / name
                     if path.stat().st_mode & 0o222 and path.stat().st_mode & 0o444:
@@ -207,6 +211,7 @@ class SysfsTarget:
 class NvmlTarget:
     """A pretended GPU behind the real nvidia-ml-py; its state is a file that all processes share."""
 
+    trials = 2
     NAMES = ("lock_min", "lock_max", "memory_min", "memory_max", "limit_mw", "persistence")
     SETTERS = (
         "nvmlDeviceSetGpuLockedClocks",
@@ -225,16 +230,11 @@ class NvmlTarget:
     def why_not() -> str | None:
         if shutil.which("cc") is None and shutil.which("gcc") is None:
             return "there is no C compiler to build the pretended library with"
-        try:
-            import pynvml  # noqa: F401
-        except ImportError:
-            return "nvidia-ml-py is not installed"
-        return None
+        return None if importlib.util.find_spec("pynvml") else "nvidia-ml-py is not installed"
 
     def open(self) -> None:
         sys.path.insert(0, str(NVML_FAKE))
-        import nvml_fake
-
+        nvml_fake = importlib.import_module("nvml_fake")
         library = nvml_fake.build(self._directory)
         os.environ.update(nvml_fake.environment(library, self._directory / "gpus", self._gpu))
         (self.root / "dev").mkdir(parents=True, exist_ok=True)
@@ -258,7 +258,7 @@ class NvmlTarget:
             watch("after device write")
             return answer
 
-        NvmlSession.call = call  # type: ignore[method-assign]
+        setattr(NvmlSession, "call", call)  # noqa: B010 - a watched method in place of the plain one
         return discover(self.root, state_dir=state)
 
     def state(self) -> Mapping[str, str]:

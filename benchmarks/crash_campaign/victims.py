@@ -20,11 +20,10 @@ from polythrottle_agent.privileged.keeper import Keeper
 from polythrottle_agent.privileged.main import main
 from polythrottle_agent.privileged.on_disk import OnDisk
 
-TRIALS = 2
 ENDLESS = 10**9
 
 
-def direct(target: Target, state: Path, seed: int, watch: Watch, trials: int = TRIALS) -> Callable[[], int]:
+def direct(target: Target, state: Path, seed: int, watch: Watch, trials: int) -> Callable[[], int]:
     """Root without a helper: take, try configurations, look at stock in between, put everything back."""
 
     def run() -> int:
@@ -72,7 +71,7 @@ def restore(target: Target, state: Path, watch: Watch) -> Callable[[], int]:
     return run
 
 
-def client(socket: Path, seed: int, watch: Watch, trials: int = TRIALS) -> Callable[[], int]:
+def client(socket: Path, seed: int, watch: Watch, trials: int) -> Callable[[], int]:
     """An unprivileged run through the helper."""
 
     class Watched(HelperClient):
@@ -101,8 +100,9 @@ def _try_configurations(keeper: Keeper, seed: int, trials: int) -> None:
         try:
             (levels,) = configurations(keeper, chance, 1)
             keeper.apply(levels, f"trial {number}")
-            if number % 3 == 1:
+            if number % 3 == 0:
                 keeper.restore("stock")
+                keeper.apply(levels, f"trial {number}, again")
         except (ControlError, PolythrottleError) as error:
             print(f"trial {number}: {error}", file=sys.stderr)
             if "connection" in str(error):

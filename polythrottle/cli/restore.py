@@ -30,14 +30,8 @@ def restore(
     if dry_run:
         _show(console, gpu, state_dir)
         return
-    from polythrottle_agent.privileged.client import HelperClient, socket_path
-
-    if state_dir is None and socket_path().exists():
-        with HelperClient() as client:
-            answer = client.request("put_back", force=force)
-        knobs, problems = list(answer["knobs"]), list(answer["not_restored"])
-    else:
-        knobs, problems = put_back_directly(gpu, state_dir)
+    done = _by_helper(force) if state_dir is None else None
+    knobs, problems = done if done is not None else put_back_directly(gpu, state_dir)
     if not knobs:
         print_text(console, "Nothing to put back: polythrottle holds nothing on this device.")
     elif not problems:
@@ -46,6 +40,24 @@ def restore(
         print_text(make_console(sys.stderr), ("error: ", "bold red"), problem, indent=7)
     if problems:
         raise typer.Exit(int(ExitCode.ERROR))
+
+
+def _by_helper(force: bool) -> tuple[list[str], list[str]] | None:
+    """As `put_back_directly`; None where no helper answers and this process can do it itself."""
+    from polythrottle_agent.privileged.client import HelperClient, HelperError, socket_path
+
+    if not socket_path().exists():
+        return None
+    try:
+        client = HelperClient()
+    except HelperError:
+        # A helper that was killed leaves its socket behind; root needs none.
+        if os.geteuid() == 0:
+            return None
+        raise
+    with client:
+        answer = client.request("put_back", force=force)
+    return list(answer["knobs"]), list(answer["not_restored"])
 
 
 def put_back_directly(gpu: str | None, state_dir: Path | None) -> tuple[list[str], list[str]]:

@@ -17,6 +17,7 @@ from polythrottle_agent.audit import AuditLog
 from polythrottle_agent.discovery import Discovered, discover
 from polythrottle_agent.marks import marks_of, persistence_of
 from polythrottle_agent.ports import ControlError
+from polythrottle_agent.privileged.custody import Custody
 from polythrottle_agent.privileged.files import Files
 from polythrottle_agent.privileged.journal import DEFAULT_DIRECTORY, Journal, Owner, boot_id
 from polythrottle_agent.privileged.keeper import Keeper
@@ -158,10 +159,8 @@ def build_service(
     )
     return Service(
         identity=found.identity,
-        keeper=Keeper(controls, clock, on_disk),
-        on_disk=on_disk,
+        custody=Custody(Keeper(controls, clock, on_disk), on_disk, clock, Reconciler(controls, clock, marks)),
         clock=clock,
-        reconciler=Reconciler(controls, clock, marks),
         notes=found.notes,
         ttl_s=ttl_s,
     )
@@ -171,7 +170,7 @@ def _probe_memory(found: Discovered, service: Service) -> None:
     """Which memory rates can be locked is only known by locking them: once a boot, originals safe."""
     if found.memory is None:
         return
-    keeper = service.keeper
+    keeper = service.custody.keeper
     try:
         keeper.take()
     except ControlError as error:

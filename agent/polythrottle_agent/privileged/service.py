@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,18 +12,15 @@ from polythrottle.configuration import Level, format_level
 from polythrottle.errors import InvalidInputError, PolythrottleError, StateError, did_you_mean
 from polythrottle.study import DeviceIdentity
 from polythrottle_agent.ports import ControlError
+from polythrottle_agent.privileged.custody import Custody
 from polythrottle_agent.privileged.journal import Owner
-from polythrottle_agent.privileged.keeper import Keeper, NotRestored, state_key
+from polythrottle_agent.privileged.keeper import NotRestored, state_key
 from polythrottle_agent.privileged.lease import DEFAULT_TTL_S, HEARTBEATS_PER_TTL, LeaseBook
-from polythrottle_agent.privileged.on_disk import OnDisk
 from polythrottle_agent.privileged.protocol import PROTOCOLS, Code, Message, Refusal, Window, check
-from polythrottle_agent.reconcile import ALWAYS_YIELD, INTERVAL_S, Reconciler
 
 log = logging.getLogger(__name__)
 
 LONGEST_KEEP_S = 31 * 86400.0
-RETRY_FIRST_S = 1.0
-RETRY_LAST_S = 60.0
 STATES_PER_KNOB = 256
 """How many saved states of one knob a lease may come back to."""
 
@@ -39,16 +35,6 @@ class Peer:
     gid: int = 0
 
 
-@dataclass(frozen=True)
-class Kept:
-    """A configuration that outlives its client. `deadline_s` None: until somebody restores."""
-
-    owner: Owner
-    settings: Mapping[str, Level]
-    reason: str
-    deadline_s: float | None
-
-
 @dataclass
 class Connection:
     """What a connection has agreed on."""
@@ -57,68 +43,37 @@ class Connection:
 
 
 @dataclass
-class _Unrestored:
-    """Restores that are still owed, and when to try them again."""
-
-    problems: tuple[NotRestored, ...] = ()
-    next_try_s: float = 0.0
-    wait_s: float = RETRY_FIRST_S
-
-
-@dataclass
 class Service:
     """One device, one lease. `clock` is monotonic; every call comes from one thread."""
 
     identity: DeviceIdentity
-    keeper: Keeper
-    on_disk: OnDisk
+    custody: Custody
     clock: Clock
-    reconciler: Reconciler
     notes: tuple[str, ...] = ()
     ttl_s: float = DEFAULT_TTL_S
     protocols: Window = PROTOCOLS
-    kept: Kept | None = None
-    drifts: tuple[str, ...] = ()
     _connections: dict[int, Connection] = field(default_factory=dict)
     _states: dict[str, dict[str, None]] = field(default_factory=dict)
-    _settings: dict[str, Level] = field(default_factory=dict)
-    _owed: _Unrestored = field(default_factory=_Unrestored)
-    _next_check_s: float = 0.0
-    _mode_at_lease: str | None = None
 
     def __post_init__(self) -> None:
         self._leases = LeaseBook(self.clock, self.ttl_s)
-        self._helper = self.on_disk.owner
 
     # Life of the helper
 
     def start(self) -> tuple[NotRestored, ...]:
         """Put back what an earlier helper left behind, kept or not: it is gone, and so is its promise."""
-        return self._put_back_journal("the helper started")
+        return self.custody.put_back("the helper started")
 
     def stop(self) -> tuple[NotRestored, ...]:
         """Put everything back before the helper ends."""
-        self._leases.end()
-        return self._put_back_journal("the helper stopped")
+        return self._end_lease("the helper stopped")
 
     def tick(self) -> None:
         """What time brings: silence, deadlines, retries, drift. To be called about once a second."""
         lease = self._leases.current
         if lease is not None and self._leases.silent():
             self._end_lease(f"{lease.owner.name} was silent for {self.ttl_s:g} s")
-        now_s = self.clock.now()
-        kept = self.kept
-        if kept is not None and kept.deadline_s is not None and now_s >= kept.deadline_s:
-            self._put_back_journal("its time was up")
-        if self._owed.problems and self._leases.current is None and now_s >= self._owed.next_try_s:
-            self._put_back_journal("tried again")
-        if self._settings and now_s >= self._next_check_s:
-            self._next_check_s = now_s + INTERVAL_S
-            self._reconcile()
-
-    @property
-    def not_restored(self) -> tuple[NotRestored, ...]:
-        return self._owed.problems
+        self.custody.tick(self._leases.current is not None)
 
     # Connections
 
@@ -205,13 +160,13 @@ class Service:
                 "provenance": identity.provenance.value,
                 "tables_digest": identity.tables_digest,
             },
-            "knobs": {name: list(control.levels) for name, control in self.keeper.controls.items()},
+            "knobs": {name: list(control.levels) for name, control in self.custody.keeper.controls.items()},
             "notes": list(self.notes),
         }
 
     def _status(self, _peer: Peer, _message: Message) -> Message:
-        lease, kept = self._leases.current, self.kept
-        entry = self.on_disk.journal.read()
+        lease, kept = self._leases.current, self.custody.kept
+        entry = self.custody.on_disk.journal.read()
         now_s = self.clock.now()
         return {
             "lease": None
@@ -228,9 +183,9 @@ class Service:
             "journal": None
             if entry is None
             else {**_owner(entry.owner), "written_at": entry.written_at, "knobs": list(entry.originals)},
-            "settings": dict(self._settings),
-            "not_restored": [str(problem) for problem in self._owed.problems],
-            "drift": list(self.drifts),
+            "settings": dict(self.custody.settings),
+            "not_restored": [str(problem) for problem in self.custody.owed.problems],
+            "drift": list(self.custody.drifts),
         }
 
     def _lease(self, peer: Peer, message: Message) -> Message:
@@ -238,26 +193,17 @@ class Service:
         if current is not None:
             whose = "this connection" if self._leases.held_by(peer.connection) else str(current.owner)
             raise Refusal(Code.BUSY, f"the device is held by {whose}")
-        if self.kept is not None:
+        kept = self.custody.kept
+        if kept is not None:
             raise Refusal(
                 Code.BUSY,
-                f"{self.kept.owner} keeps a configuration on the device ({self.kept.reason}); "
+                f"{kept.owner} keeps a configuration on the device ({kept.reason}); "
                 "run polythrottle restore first",
             )
         owner = Owner(message["owner"], peer.uid, peer.pid)
-        self.on_disk.owner = owner
-        try:
-            originals = self.keeper.take()
-        except BaseException:
-            self.on_disk.owner = self._helper
-            raise
+        originals = self.custody.take(owner)
         self._leases.grant(peer.connection, owner)
         self._states = {}
-        self._settings = {}
-        self.drifts = ()
-        self._owed = _Unrestored()
-        self._mode_at_lease = self.reconciler.power_mode()
-        self._log("lease", owner, "granted")
         return {
             "ttl_s": self.ttl_s,
             "heartbeat_s": self.ttl_s / HEARTBEATS_PER_TTL,
@@ -266,28 +212,23 @@ class Service:
 
     def _heartbeat(self, peer: Peer, _message: Message) -> Message:
         self._needs_lease(peer)
-        return {"ttl_s": self.ttl_s, "drift": list(self.drifts)}
+        return {"ttl_s": self.ttl_s, "drift": list(self.custody.drifts)}
 
     def _apply(self, peer: Peer, message: Message) -> Message:
         self._needs_lease(peer)
         settings = {self._knob(knob): self._level(knob, value) for knob, value in message["settings"].items()}
-        # Before the write: one that fails half-way leaves nobody's settings in force.
-        self._settings = {k: v for k, v in self._settings.items() if k not in settings}
-        self.keeper.apply(settings, message["reason"])
-        self._settings |= settings
-        self.reconciler.want(self._settings, ALWAYS_YIELD)
-        self._next_check_s = self.clock.now() + INTERVAL_S
+        self.custody.apply(settings, message["reason"])
         return {}
 
     def _accepted(self, _peer: Peer, message: Message) -> Message:
-        return {"level": self.keeper.controls[self._knob(message["knob"])].accepted()}
+        return {"level": self.custody.keeper.controls[self._knob(message["knob"])].accepted()}
 
     def _observed(self, _peer: Peer, message: Message) -> Message:
-        return {"level": self.keeper.controls[self._knob(message["knob"])].observed()}
+        return {"level": self.custody.keeper.controls[self._knob(message["knob"])].observed()}
 
     def _save(self, peer: Peer, message: Message) -> Message:
         knob = self._knob(message["knob"])
-        state = dict(self.keeper.controls[knob].save())
+        state = dict(self.custody.keeper.controls[knob].save())
         if self._leases.held_by(peer.connection):
             states = self._states.setdefault(knob, {})
             states.pop(state_key(state), None)
@@ -302,13 +243,11 @@ class Service:
         knob, state = self._knob(message["knob"]), message["state"]
         if not all(isinstance(value, str) for value in state.values()):
             raise Refusal(Code.MALFORMED, "restore: a state maps names to texts")
-        if state != dict(self.keeper.originals[knob]) and state_key(state) not in self._states.get(knob, {}):
+        if state != dict(self.custody.keeper.originals[knob]) and state_key(state) not in self._states.get(
+            knob, {}
+        ):
             raise Refusal(Code.CONTROL, f"{knob} was never saved in that state during this lease")
-        self._settings.pop(knob, None)
-        self.reconciler.want(self._settings, ALWAYS_YIELD)
-        problems = self.keeper.restore_to({knob: state}, "the client put it back")
-        if problems:
-            raise ControlError(problems[0].reason)
+        self.custody.put_one_back(knob, state)
         return {}
 
     def _keep(self, peer: Peer, message: Message) -> Message:
@@ -316,18 +255,12 @@ class Service:
         for_s = message["for_s"]
         if for_s is not None and not 0 < for_s <= LONGEST_KEEP_S:
             raise Refusal(Code.INVALID, f"for_s must be above 0 and at most {LONGEST_KEEP_S:g}")
-        if not self._settings:
-            raise Refusal(Code.INVALID, "nothing was applied that could be kept")
         lease = self._leases.current
-        assert lease is not None
-        self.on_disk.journal.mark_kept(message["reason"] or "confirmed")
-        deadline_s = None if for_s is None else self.clock.now() + for_s
-        self.kept = Kept(lease.owner, dict(self._settings), message["reason"] or "confirmed", deadline_s)
+        if lease is None or not self.custody.settings:
+            raise Refusal(Code.INVALID, "nothing was applied that could be kept")
+        self.custody.keep(lease.owner, for_s, message["reason"] or "confirmed")
         self._leases.end()
-        self.reconciler.want(self._settings)
-        self._next_check_s = self.clock.now() + INTERVAL_S
-        self._log("kept", lease.owner, self.kept.reason)
-        return {"settings": dict(self._settings)}
+        return {"settings": dict(self.custody.settings)}
 
     def _release(self, peer: Peer, _message: Message) -> Message:
         self._needs_lease(peer)
@@ -345,9 +278,8 @@ class Service:
                 raise Refusal(
                     Code.DENIED, f"the device is held by {lease.owner}; only they or root may end that"
                 )
-        entry = self.on_disk.journal.read()
-        self._leases.end()
-        problems = self._put_back_journal("asked for by polythrottle restore")
+        entry = self.custody.on_disk.journal.read()
+        problems = self._end_lease("asked for by polythrottle restore")
         return {
             "knobs": [] if entry is None else list(entry.originals),
             "not_restored": [str(problem) for problem in problems],
@@ -360,14 +292,14 @@ class Service:
             raise Refusal(Code.NO_LEASE, "this client holds no lease: it ended, or was never granted")
 
     def _knob(self, knob: str) -> str:
-        if knob not in self.keeper.controls:
-            known = did_you_mean(knob[:100], self.keeper.controls)
+        if knob not in self.custody.keeper.controls:
+            known = did_you_mean(knob[:100], self.custody.keeper.controls)
             raise Refusal(Code.INVALID, f"the device has no knob {knob[:100]!r}; {known}")
         return knob
 
     def _level(self, knob: str, value: Any) -> Level:
         """The value as one of the knob's levels as they are now, within tables and caps."""
-        levels = self.keeper.controls[knob].levels
+        levels = self.custody.keeper.controls[knob].levels
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if isinstance(value, str) or is_number:
             for level in levels:
@@ -378,71 +310,7 @@ class Service:
 
     def _end_lease(self, reason: str) -> tuple[NotRestored, ...]:
         self._leases.end()
-        return self._put_back_journal(reason)
-
-    def _put_back_journal(self, reason: str) -> tuple[NotRestored, ...]:
-        """Put back everything the journal holds. What fails stays in it and is tried again by `tick`."""
-        self.kept = None
-        self._settings = {}
-        self.reconciler.want({})
-        try:
-            entry = self.on_disk.journal.read()
-            originals = self.keeper.held_originals() if entry is None else entry.originals
-            problems = self.keeper.put_back(originals, reason)
-        except StateError as error:
-            # The journal cannot be used; what this process remembers is put back all the same.
-            log.error("%s", error)
-            problems = self.keeper.put_back_from_memory(reason)
-        for problem in problems:
-            log.error("%s", problem)
-        if not problems:
-            self.keeper.let_go()
-        self._tell_mode_change()
-        wait_s = min(self._owed.wait_s * 2, RETRY_LAST_S) if self._owed.problems else RETRY_FIRST_S
-        self._owed = _Unrestored(problems, self.clock.now() + wait_s, wait_s) if problems else _Unrestored()
-        self.on_disk.owner = self._helper
-        return problems
-
-    def _tell_mode_change(self) -> None:
-        """The originals are the old mode's: somebody has to set the new one's again, and it is not us."""
-        before, self._mode_at_lease = self._mode_at_lease, None
-        now = self.reconciler.power_mode()
-        if before is not None and before != now:
-            text = (
-                f"the power mode changed ({before} → {now}) while the device was held; the originals that "
-                "were put back are the old mode's, so run nvpmodel -m again"
-            )
-            log.warning("%s", text)
-            self.drifts = (*self.drifts, text)
-            self._log("mode_changed", self.on_disk.owner, text)
-
-    def _reconcile(self) -> None:
-        finding = self.reconciler.check()
-        if not finding.drifts and not finding.reapply and not finding.yielded:
-            return
-        owner = self.on_disk.owner
-        news = [str(drift) for drift in finding.drifts]
-        self.drifts = (*self.drifts, *news)[-20:]
-        for text in news:
-            log.warning("drift: %s", text)
-            self._log("drift", owner, text)
-        for drift in finding.yielded:
-            self._settings.pop(drift.knob, None)
-            self._log(
-                "yielded", owner, f"left to {drift.who.value}: {drift.detail or 'it insists'}", drift.knob
-            )
-        if finding.reapply:
-            try:
-                self.keeper.apply(finding.reapply, "written again after drift")
-            except (ControlError, InvalidInputError) as error:
-                log.error("drift could not be mended: %s", error)
-
-    def _log(self, event: str, owner: Owner, reason: str, knob: str | None = None) -> None:
-        """For events that write nothing to the device: a full disk must not stop them."""
-        try:
-            self.on_disk.audit.write(event, owner, reason, knob)
-        except OSError as error:
-            log.error("%s could not be logged: %s", event, error)
+        return self.custody.put_back(reason)
 
 
 def refused(code: Code, reason: str) -> Message:

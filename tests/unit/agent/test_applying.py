@@ -13,7 +13,7 @@ from polythrottle.configuration import Configuration
 from polythrottle.errors import InvalidInputError
 from polythrottle.measurement import LatencyReading, Measurement, Provenance, Unavailable
 from polythrottle.objective import LatencySlo
-from polythrottle.studies import Failed, Measured
+from polythrottle.studies import Aborted, Failed, Measured
 from polythrottle_agent.applying import Bare, Verdict, apply_or_revert, judge
 from polythrottle_agent.audit import AuditLog
 from polythrottle_agent.privileged.journal import Journal, Owner
@@ -128,6 +128,13 @@ def test_the_slo_is_met_only_with_room_for_the_error(
     latency: LatencyReading | Unavailable, met: bool | None
 ) -> None:
     assert judge(outcome(latency), SLO).met is met
+
+
+def test_a_window_that_was_cut_short_misses_it() -> None:
+    cut = Aborted(outcome(reading(0.2)).measurement, "p99 was above 100 ms after 50 queries")
+    judgement = judge(cut, SLO)
+    assert judgement.met is False
+    assert "after 50 queries" in judgement.sentence
 
 
 def test_a_trial_that_failed_meets_nothing() -> None:

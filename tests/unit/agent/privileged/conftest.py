@@ -11,6 +11,7 @@ import pytest
 
 from polythrottle.clock import VirtualClock
 from polythrottle_agent.audit import AuditLog, Record, read_audit
+from polythrottle_agent.privileged.custody import Custody
 from polythrottle_agent.privileged.files import Files
 from polythrottle_agent.privileged.journal import Journal, Owner
 from polythrottle_agent.privileged.keeper import Keeper
@@ -73,10 +74,13 @@ def bench(tmp_path: Path) -> Callable[..., Bench]:
         marks = [Marks()]
         service = Service(
             identity=found.identity,
-            keeper=Keeper(found.controls, clock, on_disk),
-            on_disk=on_disk,
+            custody=Custody(
+                Keeper(found.controls, clock, on_disk),
+                on_disk,
+                clock,
+                Reconciler(found.controls, clock, lambda: marks[0]),
+            ),
             clock=clock,
-            reconciler=Reconciler(found.controls, clock, lambda: marks[0]),
             ttl_s=15.0,
             protocols=protocols,
         )

@@ -208,3 +208,29 @@ def test_a_driver_that_hangs_keeps_no_other_from_its_original(board: FileBoard, 
             thread.join()
     assert keeper.put_back(entry.originals, "again") == ()
     assert board.is_as_found
+
+
+class PushyControl(FileControl):
+    """Restoring it moves another node, as a power limit that pulls a clock along."""
+
+    pushes = 1
+
+    def restore(self, saved: Mapping[str, str]) -> None:
+        super().restore(saved)
+        if self.pushes > 0:
+            self.pushes -= 1
+            (self._directory / "mem_freq_mhz").write_text("2133", encoding="ascii")
+
+
+@pytest.mark.parametrize("pushes", [1, 100])
+def test_a_restore_that_moves_another_control_is_noticed(
+    board: FileBoard, tmp_path: Path, pushes: int
+) -> None:
+    pushy = PushyControl(board.directory, "power_limit_w")
+    pushy.pushes = pushes
+    on_disk = OnDisk(Journal(tmp_path, "boot"), AuditLog(tmp_path), "file:board", OWNER)
+    keeper = Keeper({**board.controls(), "power_limit_w": pushy}, VirtualClock(), on_disk)
+    keeper.take()
+    keeper.apply({"power_limit_w": 10.0})
+    assert keeper.release() == ()
+    assert board.is_as_found

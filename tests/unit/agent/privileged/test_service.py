@@ -107,6 +107,8 @@ def test_what_is_kept_outlives_its_client_until_its_time_is_up(bench: Make) -> N
     b.clock.sleep(1.0)
     b.service.tick()
     assert b.board.is_as_found
+    assert b.ask(b.peer(), "status")["kept"] is None
+    assert b.ask(b.peer(), "lease", owner="x")["ok"]
 
 
 def test_nothing_that_was_not_applied_can_be_kept(bench: Make) -> None:
@@ -163,7 +165,7 @@ def test_what_could_not_be_put_back_is_tried_again_ever_more_rarely(bench: Make)
     b.clock.sleep(60.0)
     b.service.tick()
     assert b.board.is_as_found
-    assert b.service.not_restored == ()
+    assert b.service.custody.owed.problems == ()
 
 
 def test_only_the_owner_or_root_may_end_somebodys_lease(bench: Make) -> None:
