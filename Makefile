@@ -20,7 +20,7 @@ INSTALL_INPUTS := pyproject.toml constraints.txt
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tune test lint docs bench-optimizer bench-emulator clean
+.PHONY: help setup tune test test-integration test-kernel lint docs bench-optimizer bench-emulator bench-agent crash-campaign clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,7 +46,7 @@ $(RUNTIME_STAMP): $(INSTALL_INPUTS) | $(BIN)/python
 
 $(SETUP_STAMP): $(INSTALL_INPUTS) | $(BIN)/python
 	$(PIP) "$(TORCH)"
-	$(PIP) -e ".[tune,report,peers,docs,dev]"
+	$(PIP) -e ".[tune,report,nvidia,emulator,peers,docs,dev]"
 	@touch $(RUNTIME_STAMP) $@
 
 setup: $(SETUP_STAMP) ## Install everything into .venv (PIP_ARGS=... for pip, PYTHON=...)
@@ -54,9 +54,19 @@ setup: $(SETUP_STAMP) ## Install everything into .venv (PIP_ARGS=... for pip, PY
 tune: $(RUNTIME_STAMP) ## Tune the emulated Jetson Orin Nano (ARGS=... are added)
 	$(BIN)/polythrottle tune --latency-slo 50ms --device emulated:orin-nano-8gb --workload efficientnet-b4 $(ARGS)
 
+# Real mounts, real drivers' libraries and real daemons in real time: minutes, and only on a machine with nothing else to do.
+REALTIME := tests/integration tests/e2e/test_auto.py
+
 test: $(SETUP_STAMP) ## Run the tests and check the import arrows (ARGS=... for pytest)
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(ARGS)
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(foreach path,$(REALTIME),--ignore=$(path)) -k "not sysfs-" $(ARGS)
 	$(BIN)/lint-imports
+
+test-integration: $(SETUP_STAMP) ## Run what `make test` leaves out: FUSE boards, fake NVML, root helper
+	$(BIN)/python -m pytest $(REALTIME) $(ARGS)
+	$(BIN)/python -m pytest tests/conformance -k "sysfs-" $(ARGS)
+
+test-kernel: $(SETUP_STAMP) ## Run agent and helper on a real kernel in a small VM (root, QEMU; ARGS=--verbose)
+	@PYTHON=$(BIN)/python $(BIN)/python tests/kernel/run.py $(ARGS) || { status=$$?; [ $$status -eq 77 ] || exit $$status; }
 
 lint: $(SETUP_STAMP) ## Check format, style, types and the import arrows
 	$(BIN)/ruff format --check .
@@ -72,6 +82,12 @@ bench-optimizer: $(SETUP_STAMP) ## Benchmark the optimiser (TABLES=DIR, PEERS=1,
 
 bench-emulator: $(RUNTIME_STAMP) ## Print the emulator beside the paper's numbers
 	$(BIN)/polythrottle bench emulator $(ARGS)
+
+bench-agent: $(SETUP_STAMP) ## Measure what the agent costs: sampler, memory, import (QUICK=1)
+	QUICK=$(QUICK) $(BIN)/python -m benchmarks.agent_overhead
+
+crash-campaign: $(SETUP_STAMP) ## Kill agent and helper everywhere: the board must be as it was (QUICK=1)
+	$(BIN)/python -m benchmarks.crash_campaign $(if $(QUICK),--quick) $(ARGS)
 
 clean: ## Remove what the targets made, .venv included
 	rm -rf "$(VENV)" site build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -37,11 +37,15 @@ _RESUME_SEED_STEP = 1_000_003
 
 @dataclass(frozen=True)
 class TuneRequest:
-    """What to tune, and how. `knobs` may carry levels, as in `mem_freq_mhz=204/2133`."""
+    """What to tune, and how.
+
+    `knobs` may carry levels, as in `mem_freq_mhz=204/2133`. `meter` names an external meter for `auto`.
+    """
 
     slo: LatencySlo
     device: str = "auto"
     workload: str | None = None
+    meter: str | None = None
     knobs: tuple[str, ...] | None = None
     batch_sizes: tuple[int, ...] | None = None
     fixed: tuple[tuple[str, str], ...] = ()
@@ -120,7 +124,7 @@ def prepare(request: TuneRequest) -> Prepared:
     Raises:
         PolythrottleError: the device, a knob, a level or the SLO's statistic cannot be had.
     """
-    device = open_device(request.device, request.workload, request.seed)
+    device = open_device(request.device, request.workload, request.seed, meter=request.meter)
     device.workload.check_statistic(request.slo.statistic)
     choice = build_space(
         {name: Knob(name, control.levels) for name, control in device.controls.items()},
@@ -146,7 +150,7 @@ def prepare(request: TuneRequest) -> Prepared:
         max_trials=request.max_trials,
         max_time_s=request.max_time_s,
         seed=request.seed,
-        notes=choice.notes,
+        notes=(*device.notes, *choice.notes),
     )
     return Prepared(request, device, choice, spec)
 

@@ -24,6 +24,7 @@ class Provenance(str, Enum):
 class Scope(str, Enum):
     """What an energy covers. `RECORDED` is whatever the table's author metered."""
 
+    CPU = "cpu"
     GPU = "gpu"
     MODULE = "module"
     BOARD = "board"

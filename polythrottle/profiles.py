@@ -152,7 +152,12 @@ class BoardProfile:
     @property
     def sources(self) -> tuple[str, ...]:
         """Every source the profile names, in the order of the file, without repeats."""
-        return tuple(dict.fromkeys(_sources(self.facts)))
+        return sources_in(self.facts)
+
+
+def sources_in(facts: object) -> tuple[str, ...]:
+    """Every source that a profile's content names, in the order of the file, without repeats."""
+    return tuple(dict.fromkeys(_sources(facts)))
 
 
 def _sources(value: object) -> Iterator[str]:

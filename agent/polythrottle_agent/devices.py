@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,35 +15,49 @@ from polythrottle_agent.ports import Device
 AUTO, EMULATED, REPLAY = "auto", "emulated", "replay"
 SCHEMES = (AUTO, EMULATED, REPLAY)
 
-JETSON_GPU_NODES = ("gv11b", "gp10b", "ga10b", "gb10b", "gpu")
-"""`device/of_node/name` of a Jetson GPU under /sys/class/devfreq; jetson_clocks and jtop look for these."""
+SYSROOT_VARIABLE = "POLYTHROTTLE_SYSROOT"
+"""Names another root for `auto`: where an emulated sysfs is mounted."""
 
-THOR_GPU_NODES = ("gpu-gpc-0", "gpu-nvd-0")
-"""Thor's GPU has no such name; its devfreq nodes are always called this."""
+
+def sysroot() -> Path:
+    """Where `auto` looks for /sys, /proc and /dev."""
+    return Path(os.environ.get(SYSROOT_VARIABLE) or "/")
 
 
 def open_device(
-    text: str, workload: str | None, seed: int, clock: Clock | None = None, *, root: Path = Path("/")
+    text: str,
+    workload: str | None,
+    seed: int,
+    clock: Clock | None = None,
+    *,
+    root: Path | None = None,
+    meter: str | None = None,
 ) -> Device:
     """Open a device for a study.
 
     Args:
-        text: `auto`, `emulated:BOARD` or `replay:TABLE.csv`.
+        text: `auto`, `auto:GPU` (its UUID or PCI address), `emulated:BOARD` or `replay:TABLE.csv`.
         workload: which of the device's workloads; None for its default or only one.
         seed: of the emulated measurement noise.
-        clock: None for a virtual one, under which emulated time and replays take no time.
-        root: where `auto` looks for /sys, /proc and /dev.
+        clock: None for the real one on hardware, else for a virtual one, under which emulated time and
+            replays take no time.
+        root: where `auto` looks for /sys, /proc and /dev; None for `$POLYTHROTTLE_SYSROOT`, or /.
+        meter: an external meter for `auto`: `file:PATH` or `command:PROGRAM ARGUMENTS`.
 
     Raises:
-        InvalidInputError: unknown kind of device, board, workload, or a table that cannot be used.
-        NoDeviceError: `auto` found nothing that this release can control.
+        InvalidInputError: unknown kind of device, board, workload or meter, or a table that cannot be used.
+        NoDeviceError: `auto` found nothing that can be controlled here.
     """
     scheme, colon, rest = text.strip().partition(":")
     scheme = scheme.lower()
-    if scheme == AUTO and not colon:
-        raise NoDeviceError(_no_device(look_for_hardware(root)))
     if scheme == AUTO:
-        raise InvalidInputError(f"Device {text!r}: auto takes nothing after it; write --device auto.")
+        if colon and not rest:
+            raise InvalidInputError(f"Device {text!r} is not complete; write auto, or auto:UUID of a GPU.")
+        return _open_auto(root, workload, clock, meter, rest or None)
+    if meter is not None:
+        raise InvalidInputError(
+            f"Device {text!r} has its own meter; leave --meter out, or use --device auto."
+        )
     if scheme not in SCHEMES:
         raise InvalidInputError(_unknown_scheme(text, scheme))
     if not rest:
@@ -55,6 +70,19 @@ def open_device(
     from polythrottle_agent.emulation import open_emulated
 
     return open_emulated(_emulated_board(rest), workload, clock or VirtualClock(), seed)
+
+
+def _open_auto(
+    root: Path | None, workload: str | None, clock: Clock | None, meter: str | None, gpu: str | None
+) -> Device:
+    if root is None:
+        root = sysroot()
+    findings = look_for_hardware(root)
+    if all(finding.found is None for finding in findings):
+        raise NoDeviceError(_no_device(findings))
+    from polythrottle_agent.hardware import open_hardware
+
+    return open_hardware(root, workload, clock, meter=meter, gpu=gpu)
 
 
 def _unknown_scheme(text: str, scheme: str) -> str:
@@ -102,12 +130,11 @@ def look_for_hardware(root: Path = Path("/")) -> tuple[Finding, ...]:
 
 def _jetson(root: Path) -> Finding:
     looked_for = "a Jetson (GPU under /sys/class/devfreq, /proc/device-tree/model)"
+    from polythrottle_agent.controls.jetson_gpu import find_gpu_nodes
+    from polythrottle_agent.sysfs import Sysfs
+
     model = _text(root / "proc/device-tree/model")
-    nodes = [
-        node.name
-        for node in _entries(root / "sys/class/devfreq")
-        if _text(node / "device/of_node/name") in JETSON_GPU_NODES or node.name in THOR_GPU_NODES
-    ]
+    nodes = [node.name for node in find_gpu_nodes(Sysfs(root))]
     if not nodes and not (model and "jetson" in model.lower()):
         return Finding(looked_for, None)
     gpu = f"GPU node {', '.join(nodes)}" if nodes else "no GPU node"
@@ -154,13 +181,5 @@ def _no_device(findings: tuple[Finding, ...]) -> str:
         "Run --device emulated:orin-nano-8gb for an emulated board or --device replay:TABLE.csv "
         "for a recorded table."
     )
-    found = [finding.found for finding in findings if finding.found is not None]
-    missing = [finding.looked_for for finding in findings if finding.found is None]
-    parts = []
-    if found:
-        parts.append(f"Found {'; '.join(found)}: this release has no controls for real hardware yet.")
-    else:
-        parts.append("No hardware here can be controlled.")
-    if missing:
-        parts.append(f"Looked for {', '.join(missing)}: not there.")
-    return " ".join([*parts, instead])
+    looked_for = ", ".join(finding.looked_for for finding in findings)
+    return f"No hardware here can be controlled. Looked for {looked_for}: not there. {instead}"

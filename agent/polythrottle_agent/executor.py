@@ -14,7 +14,7 @@ from polythrottle.objective import LatencySlo
 from polythrottle.studies import Aborted, Assignment, Failed, Measured, MeasurementPlan, Outcome
 from polythrottle.trial import STOCK
 from polythrottle_agent.holding import HeldDevice
-from polythrottle_agent.ports import ControlError, Device, EnergyWindow, Served
+from polythrottle_agent.ports import ControlError, Device, EnergyWindow, Seen, Served
 
 CLOCK_TOLERANCE = 0.02
 """A clock this close to the requested one is that clock: counters and dividers round."""
@@ -129,6 +129,9 @@ class Executor:
         windows: list[EnergyWindow | Unavailable],
     ) -> Outcome:
         device = self._device
+        seen = Seen({})
+        if device.witness is not None:
+            device.witness.begin()
         device.meter.begin()
         try:
             served = device.workload.serve(plan, slo.statistic)
@@ -137,6 +140,10 @@ class Executor:
         finally:
             window = device.meter.end()
             windows.append(window)
+            if device.witness is not None:
+                seen = device.witness.end()
+        # What ran during the window says more than what runs at its end.
+        observed = Configuration.of({name: seen.observed.get(name, now) for name, now in observed.items()})
         duration_s = device.clock.now() - started_s
         requested = {**self._fixed, **configuration} if configuration != STOCK else {}
         total_j = self._spent_j(windows)
@@ -155,6 +162,7 @@ class Executor:
                 notes=(
                     *_differences("accepted", requested, accepted),
                     *_differences("ran", requested, observed),
+                    *seen.notes,
                 ),
             )
 

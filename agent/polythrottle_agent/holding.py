@@ -2,66 +2,57 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import getpass
-import hashlib
-import json
 import logging
-import os
-import re
-import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
+from collections.abc import Mapping
 from types import TracebackType
+from typing import Protocol
 
-from polythrottle.configuration import Level, format_level
-from polythrottle.errors import DeviceBusyError, InvalidInputError, StateError, did_you_mean
-from polythrottle_agent.ports import Control, ControlError, Device
+from polythrottle.clock import Clock
+from polythrottle.configuration import Level
+from polythrottle_agent.locking import DeviceLock
+from polythrottle_agent.ports import Control, Originals, Safekeeping
+from polythrottle_agent.privileged.keeper import Keeper, NotRestored
 
 log = logging.getLogger(__name__)
 
-RANGES = (("gpu_min_freq_mhz", "gpu_freq_mhz"),)
-"""Pairs of knobs that are the two ends of one range: a kernel may refuse a minimum above the maximum."""
-
-RESTORE_PASSES = 2
-"""The second pass reaches what was refused while another control still stood in its way."""
+__all__ = ["DeviceLock", "HeldDevice", "NotRestored"]
 
 
-@dataclass(frozen=True)
-class NotRestored:
-    """A control whose original could not be put back, and why."""
+class Holdable(Protocol):
+    """What it takes to hold a device: a `Device`, or one without meter and workload."""
 
-    knob: str
-    original: Mapping[str, str]
-    reason: str
+    @property
+    def controls(self) -> Mapping[str, Control]: ...
 
-    def __str__(self) -> str:
-        state = ", ".join(f"{name} = {value}" for name, value in self.original.items())
-        return f"{self.knob} was not restored ({state}): {self.reason}"
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def safekeeping(self) -> Safekeeping | None: ...
 
 
 class HeldDevice:
     """A device whose settings are ours until the `with` block ends.
 
-    Every control's original is saved on entry, before anything can be written. On exit, whatever happened,
-    each is restored by itself: one that fails does not keep the others from their originals. What could
-    not be restored is logged as an error and stays in `not_restored`.
+    Every control's original is saved on entry, and on a real device made safe on disk, before anything can
+    be written. On exit, whatever happened, each is restored by itself: one that fails does not keep the
+    others from their originals. What could not be restored is logged as an error and stays in
+    `not_restored`.
     """
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Holdable) -> None:
         self.device = device
         self.not_restored: tuple[NotRestored, ...] = ()
-        self._originals: dict[str, Mapping[str, str]] | None = None
+        self._keeper = Keeper(device.controls, device.clock, device.safekeeping)
+        self._kept = False
 
     def __enter__(self) -> HeldDevice:
         """
         Raises:
             ControlError: an original cannot be read; nothing was written then.
+            PolythrottleError: the originals cannot be made safe, or somebody else holds the device.
         """
-        self._originals = {name: dict(control.save()) for name, control in self.device.controls.items()}
+        self._keeper.take()
         return self
 
     def __exit__(
@@ -70,160 +61,41 @@ class HeldDevice:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for problem in self.restore():
+        if self._kept:
+            return
+        self.not_restored = self._keeper.release()
+        for problem in self.not_restored:
             log.error("%s", problem)
 
     @property
-    def originals(self) -> Mapping[str, Mapping[str, str]]:
+    def originals(self) -> Originals:
         """What was saved, by knob.
 
         Raises:
             RuntimeError: used outside its `with` block, so nothing was saved.
         """
-        if self._originals is None:
-            raise RuntimeError("HeldDevice must be entered before it is used")
-        return self._originals
+        try:
+            return self._keeper.originals
+        except RuntimeError:
+            raise RuntimeError("HeldDevice must be entered before it is used") from None
 
-    def apply(self, settings: Mapping[str, Level]) -> None:
+    def apply(self, settings: Mapping[str, Level], reason: str = "trial") -> None:
         """Ask for these levels, leaving other knobs alone.
 
         Raises:
             InvalidInputError: a knob that the device does not have, or a level it does not take.
             ControlError: the device refused one; some may have been set.
         """
-        controls = {name: self.device.controls[name] for name in self.originals}
-        for name in settings:
-            if name not in controls:
-                raise InvalidInputError(f"The device has no knob {name!r}; {did_you_mean(name, controls)}")
-        for name in self._write_order(settings):
-            try:
-                controls[name].apply(settings[name])
-            except ControlError as refusal:
-                raise ControlError(f"{name} = {format_level(settings[name])}: {refusal}") from refusal
+        _ = self.originals
+        self._keeper.apply(settings, reason)
 
     def restore(self) -> tuple[NotRestored, ...]:
         """Put every original back; may be called any number of times. Returns what could not be."""
-        left = dict(self.originals)
-        problems: dict[str, NotRestored] = {}
-        for _ in range(RESTORE_PASSES):
-            for name, original in list(left.items()):
-                reason = _restored(self.device.controls[name], original)
-                if reason is None:
-                    del left[name]
-                    problems.pop(name, None)
-                else:
-                    problems[name] = NotRestored(name, original, reason)
-        self.not_restored = tuple(problems.values())
+        _ = self.originals
+        self.not_restored = self._keeper.restore()
         return self.not_restored
 
-    def _write_order(self, settings: Mapping[str, Level]) -> list[str]:
-        """Raising a range: its maximum first. Lowering it: its minimum first. Both ends stay ordered."""
-        order = list(settings)
-        for low, high in RANGES:
-            if low not in settings or high not in settings:
-                continue
-            now, wanted = self.device.controls[high].accepted(), settings[high]
-            raising = isinstance(wanted, str) or (not isinstance(now, str) and wanted >= now)
-            first, second = (high, low) if raising else (low, high)
-            order.remove(second)
-            order.insert(order.index(first) + 1, second)
-        return order
-
-
-def _restored(control: Control, original: Mapping[str, str]) -> str | None:
-    """Restore one control and read it back. None, or the reason why it is not as it was."""
-    try:
-        control.restore(original)
-        now = dict(control.save())
-    except Exception as error:  # whatever a driver raises must not keep the next control from its original
-        return f"{type(error).__name__}: {error}"
-    if now != dict(original):
-        return "it reads back " + ", ".join(f"{name} = {value}" for name, value in now.items())
-    return None
-
-
-class DeviceLock:
-    """Keeps a second run off a device. The kernel lets go when the process ends, however it ends.
-
-    A context manager over an advisory lock on `STATE_DIR/locks/…`, one file a device id.
-    """
-
-    def __init__(self, state_dir: Path, device_id: str, command: str | None = None) -> None:
-        self._device_id = device_id
-        self._command = command if command is not None else " ".join(sys.argv)
-        readable = re.sub(r"[^A-Za-z0-9._-]+", "-", device_id)[:60]
-        unique = hashlib.sha256(device_id.encode()).hexdigest()[:12]
-        self.path = state_dir / "locks" / f"{readable}-{unique}.lock"
-        self._descriptor: int | None = None
-
-    def __enter__(self) -> DeviceLock:
-        """
-        Raises:
-            DeviceBusyError: another run holds the device; the message says who, what and since when.
-            StateError: the lock file cannot be written.
-        """
-        with self._as_state_error():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            with self._as_state_error():
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise DeviceBusyError(self._busy(descriptor)) from None
-                content = json.dumps({"pid": os.getpid(), "user": _user(), "command": self._command})
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, content.encode(), 0)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        self._descriptor = descriptor
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        # The file stays: unlinking it would let a waiting process lock a name that is gone.
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-    @contextlib.contextmanager
-    def _as_state_error(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise StateError(
-                f"The lock file {self.path} cannot be written ({error.strerror or error}); "
-                "make the state directory writable or choose another one."
-            ) from error
-
-    def _busy(self, descriptor: int) -> str:
-        held = _holder(os.pread(descriptor, 65536, 0))
-        since = datetime.fromtimestamp(os.fstat(descriptor).st_mtime).isoformat(" ", "seconds")
-        if held is None:
-            return f"Device {self._device_id} is in use by another process since {since}; wait for it to end."
-        return (
-            f"Device {self._device_id} is in use by process {held['pid']} of {held['user']} "
-            f"({held['command']}) since {since}; wait for it to end or stop it."
-        )
-
-
-def _holder(content: bytes) -> Mapping[str, object] | None:
-    """Who wrote the lock file; None while it is being written."""
-    try:
-        held = json.loads(content)
-    except ValueError:
-        return None
-    complete = isinstance(held, dict) and {"pid", "user", "command"} <= set(held)
-    return held if complete else None
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # no name for this uid, as in many containers
-        return f"uid {os.getuid()}"
+    def keep(self, for_s: float | None, reason: str) -> bool:
+        """Let the settings outlive the `with` block; see `Safekeeping.keep`."""
+        self._kept = self._keeper.safekeeping.keep(for_s, reason)
+        return self._kept

@@ -5,7 +5,7 @@ Every member of a family passes its conformance suite in tests/conformance/.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -51,6 +51,45 @@ class ControlError(Exception):
     """The device refused a level, or could not be read."""
 
 
+Originals = Mapping[str, Mapping[str, str]]
+"""The saved state of each control, by knob, as `Control.save` gave it."""
+
+
+class Safekeeping(Protocol):
+    """Where a device's originals outlive the process that is about to change it."""
+
+    def pending(self) -> Originals:
+        """What an interrupted run left behind and nobody has put back yet."""
+
+    def take(self, originals: Originals) -> Originals:
+        """Make originals safe before the first write.
+
+        Returns the ones that hold: those that were kept before are never replaced.
+
+        Raises:
+            PolythrottleError: they cannot be made safe; nothing may be written then.
+        """
+
+    def writing(self, event: str, knob: str, old: Level | None, new: Level, reason: str) -> None:
+        """Said before each write, and again (`refused`, `not_restored`) when one failed.
+
+        Raises:
+            ControlError: the write may not be made.
+        """
+
+    def release(self, back: Sequence[str]) -> None:
+        """Let go of the device; the originals of these knobs are back."""
+
+    def keep(self, for_s: float | None, reason: str) -> bool:
+        """Let the settings outlive this process, for a time or until somebody restores.
+
+        False: that cannot be arranged here for a limited time; the process must stay and restore by itself.
+
+        Raises:
+            PolythrottleError: the settings cannot outlive this process.
+        """
+
+
 @dataclass(frozen=True)
 class EnergyWindow:
     """What a meter read over one window: total energy, its standard error and the window's length.
@@ -80,6 +119,28 @@ class Meter(Protocol):
 
     def end(self) -> EnergyWindow | Unavailable:
         """Close it. Unavailable says why nothing could be read; never 0 J."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a witness saw of one window.
+
+    `observed` holds the clocks that ran under load, by knob, for the controls that could be watched. `notes`
+    are sentences for the measurement: throttling, and what else was odd.
+    """
+
+    observed: Mapping[str, Level]
+    notes: tuple[str, ...] = ()
+
+
+class Witness(Protocol):
+    """Watches the device during a window. It only reads, and what it cannot read it leaves out."""
+
+    def begin(self) -> None:
+        """Start watching."""
+
+    def end(self) -> Seen:
+        """Stop watching. Never raises: evidence that is missing fails no trial."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +187,9 @@ class Device:
 
     `stock_note` says in words what the device is like as found; None where that cannot be measured (a
     recorded table). `recorded` names the only configurations that exist, over all controls, for a recorded
-    table; None on a device that can take any.
+    table; None on a device that can take any. `safekeeping` is None where the settings end with this process.
+    `witness` is None where nothing can throttle and clocks are known without looking. `notes` are sentences
+    that whoever tunes the device should know.
     """
 
     identity: DeviceIdentity
@@ -136,6 +199,9 @@ class Device:
     clock: Clock
     stock_note: str | None
     recorded: tuple[Configuration, ...] | None = None
+    safekeeping: Safekeeping | None = None
+    witness: Witness | None = None
+    notes: tuple[str, ...] = ()
 
     def accepted(self) -> Configuration:
         return Configuration.of({name: control.accepted() for name, control in self.controls.items()})

@@ -11,7 +11,20 @@ import typer
 from typer.exceptions import TyperException
 
 from polythrottle import __version__
-from polythrottle.cli import bench, profiles, report, studies, tune
+from polythrottle.cli import (
+    apply,
+    audit,
+    bench,
+    doctor,
+    emulate,
+    install_service,
+    profiles,
+    report,
+    restore,
+    snapshot,
+    studies,
+    tune,
+)
 from polythrottle.errors import ExitCode, PolythrottleError
 from polythrottle.reporting.console import make_console, print_text
 
@@ -25,10 +38,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("tune")(tune.tune)
+app.command("apply")(apply.apply)
+app.command("restore")(restore.restore)
 app.command("report")(report.report)
+app.command("doctor")(doctor.doctor)
+app.command("snapshot")(snapshot.snapshot)
+app.command("audit")(audit.audit)
+app.command("install-service")(install_service.install_service)
+app.command("uninstall")(install_service.uninstall)
 app.add_typer(studies.app, name="studies")
 app.add_typer(profiles.app, name="profiles")
 app.add_typer(bench.app, name="bench")
+app.add_typer(emulate.app, name="emulate")
 
 DEBUG_VARIABLE = "POLYTHROTTLE_DEBUG"
 

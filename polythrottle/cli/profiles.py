@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from polythrottle.cli import gpu_profiles
 from polythrottle.configuration import SHORT_NAMES, format_level
 from polythrottle.profiles import BoardProfile, LevelTable, NvpMode, board_names, load_profile
 from polythrottle.reporting.console import make_console, print_text, printable
@@ -19,6 +20,8 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Boards with a profile: levels of each clock, power modes and rails, each with its source.",
 )
+
+app.command("gpus")(gpu_profiles.gpus)
 
 NOT_SOURCED = "not sourced"
 TABLE_WIDTH = 80

@@ -35,8 +35,11 @@ def tune(
         "--latency-slo",
         help="Such as 50ms, 'p95<50ms' or 1.2x (of max clocks). Default percentile: p99.",
     ),
-    device: str = typer.Option("auto", help="auto, emulated:BOARD or replay:TABLE.csv."),
+    device: str = typer.Option("auto", help="auto, auto:GPU-UUID, emulated:BOARD or replay:TABLE.csv."),
     workload: str | None = typer.Option(None, help="Which workload, where the device has several."),
+    meter: str | None = typer.Option(
+        None, help="An external meter for auto: file:PATH or command:'PROGRAM ARGUMENTS'."
+    ),
     knobs: str | None = typer.Option(
         None, help="Knobs to search, by comma; levels too, as in mem_freq_mhz=204/2133. Default: the usual."
     ),
@@ -80,6 +83,7 @@ def tune(
         slo=slo,
         device=device,
         workload=workload,
+        meter=meter,
         knobs=None if knobs is None else tuple(part for part in knobs.split(",") if part.strip()),
         batch_sizes=sizes,
         fixed=fixed,

@@ -47,7 +47,11 @@ def test_it_serves_queries_and_gives_the_statistic(member_case: MemberCase) -> N
     assert served.latency.provenance is device.identity.provenance
     error_s = served.latency.standard_error_s
     assert error_s is None or 0 <= error_s < served.latency.latency_s
-    assert device.clock.now() - before_s == pytest.approx(served.duration_s)
+    took_s = device.clock.now() - before_s
+    if member_case.takes_time:
+        assert served.duration_s <= took_s <= 2 * served.duration_s + 1
+    else:
+        assert took_s == pytest.approx(served.duration_s)
 
 
 @pytest.mark.parametrize("statistic", ["median", "p100", "p0", "", "p", "pp9"])
@@ -62,7 +66,8 @@ def test_a_statistic_it_cannot_give_is_refused_in_one_sentence(
 def test_it_takes_no_warm_up_of_nothing(member_case: MemberCase) -> None:
     before_s = member_case.device.clock.now()
     member_case.device.workload.warm_up(0)
-    assert member_case.device.clock.now() == before_s
+    took_s = member_case.device.clock.now() - before_s
+    assert took_s < 0.1 if member_case.takes_time else took_s == 0
 
 
 def test_a_window_over_the_limit_is_cut_short(member_case: MemberCase) -> None:

@@ -1,19 +1,30 @@
-"""An emulated board: the nodes a kernel offers, its rounding, and an energy counter that time drives."""
+"""An emulated board: the clocks that hold, its rounding, and an energy counter that time drives."""
 
 from __future__ import annotations
 
 import bisect
+import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from polythrottle.clock import Clock
 from polythrottle.physics import OperatingPoint
-from polythrottle_agent.emulation.behaviour import Behaviour
+from polythrottle_agent.emulation.behaviour import Behaviour, Shares
 from polythrottle_agent.emulation.boards import DEFAULT_BATCH_SIZE
+from polythrottle_agent.emulation.noise import Conditions, draw_conditions, draw_latency
 
 WRITE_S = 0.017
 """One write to a node, as the paper measured on its boards."""
+
+STEP_S = 0.05
+IDLE_STEP_S = 1.0
+"""Longest stretch shown to observers at once, while serving and at rest: clocks can throttle between."""
+
+
+LOOK_BACK_S = 0.05
+"""For so long after a load ends, clocks stay where it put them: two polls of the GPU's governor."""
 
 
 def round_up(wanted: float, table: Sequence[float]) -> float:
@@ -32,6 +43,10 @@ class Nodes:
 
     `floor_held` is True while somebody sets the GPU floor itself; else locking the GPU moves it along.
     `mem_locked_mhz` is None while memory is unlocked. `cpu_pinned` is False under the CPU's governor.
+
+    The rest only moves where the board's sysfs or its surroundings are emulated: `mem_ceiling_mhz` and
+    `mem_floor_mhz` bound unlocked memory, `cpu_min_mhz` the CPU's governor; `cores` is how many CPUs, of how
+    many, are online (None: all); `gpu_limit_mhz` and `cpu_limit_mhz` are what throttling leaves.
     """
 
     gpu_min_mhz: float
@@ -41,6 +56,19 @@ class Nodes:
     cpu_max_mhz: float
     cpu_pinned: bool
     batch: int
+    mem_ceiling_mhz: float | None = None
+    mem_floor_mhz: float | None = None
+    cpu_min_mhz: float | None = None
+    cores: tuple[int, int] | None = None
+    gpu_limit_mhz: float = math.inf
+    cpu_limit_mhz: float = math.inf
+
+
+class Observer(Protocol):
+    """Sees time pass on a board: a power sensor, the board's temperature."""
+
+    def passed(self, began_s: float, lasted_s: float, power_w: float, shares: Shares, /) -> None:
+        """The board drew `power_w`, divided into `shares`, for `lasted_s` from `began_s` on the clock."""
 
 
 class EmulatedBoard:
@@ -64,9 +92,16 @@ class EmulatedBoard:
             cpu_pinned=False,
             batch=DEFAULT_BATCH_SIZE,
         )
+        self.observers: list[Observer] = []
+        self.power_drift = 1.0
+        """Multiplies the power of batches from `begin_batch`; surroundings let it wander."""
         self._energy_j = 0.0
         self._counted_until_s = clock.now()
         self._power_w = self._idle_power_w()
+        self._busy_until_s: float | None = None
+        self._last_busy_s = -math.inf
+        self._conditions = Conditions(1.0, 1.0)
+        self._shares: Shares | None = None
 
     # What can be written. Each write takes WRITE_S.
 
@@ -114,27 +149,37 @@ class EmulatedBoard:
         """Mean GPU clock while the workload is served: the governor's choice, not below the floor."""
         nodes = self.nodes
         sagged = nodes.gpu_max_mhz * float(self.behaviour.calibration.model.sag)
-        return max(sagged, min(nodes.gpu_min_mhz, nodes.gpu_max_mhz))
+        return min(max(sagged, min(nodes.gpu_min_mhz, nodes.gpu_max_mhz)), nodes.gpu_limit_mhz)
 
     @property
     def mem_under_load_mhz(self) -> float:
         """Memory clock while the workload is served; unlocked memory runs at its highest level."""
-        locked = self.nodes.mem_locked_mhz
-        return self.behaviour.board.mem_mhz[-1] if locked is None else locked
+        nodes = self.nodes
+        if nodes.mem_locked_mhz is not None:
+            return nodes.mem_locked_mhz
+        return nodes.mem_ceiling_mhz or self.behaviour.board.mem_mhz[-1]
 
     @property
     def cpu_under_load_mhz(self) -> float:
         """Mean CPU clock while the workload is served."""
         nodes = self.nodes
-        return nodes.cpu_max_mhz * (1.0 if nodes.cpu_pinned else self.behaviour.calibration.stock_cpu)
+        mhz = nodes.cpu_max_mhz * (1.0 if nodes.cpu_pinned else self.behaviour.calibration.stock_cpu)
+        return min(max(mhz, nodes.cpu_min_mhz or 0.0), nodes.cpu_limit_mhz)
+
+    @property
+    def last_busy_s(self) -> float:
+        """When a batch was last being served, on the board's clock; now, while one is."""
+        if self._busy_until_s is None:
+            return self._last_busy_s
+        return min(self.clock.now(), self._busy_until_s)
+
+    @property
+    def looks_busy(self) -> bool:
+        """Whether governors and monitors still see the load: they look back a little."""
+        return self.clock.now() - self.last_busy_s < LOOK_BACK_S
 
     def point_under_load(self) -> OperatingPoint:
-        return self.behaviour.point(
-            cpu_mhz=self.cpu_under_load_mhz,
-            gpu_mhz=self.gpu_under_load_mhz,
-            mem_mhz=self.mem_under_load_mhz,
-            batch=self.nodes.batch,
-        )
+        return self._point(self.cpu_under_load_mhz, self.gpu_under_load_mhz, self.mem_under_load_mhz)
 
     @property
     def energy_scatter(self) -> float:
@@ -143,34 +188,112 @@ class EmulatedBoard:
 
     def energy_counter_j(self) -> float:
         """Energy since the board was made. Rises with the clock, never falls."""
-        now_s = self.clock.now()
-        self._energy_j += self._power_w * max(now_s - self._counted_until_s, 0.0)
-        self._counted_until_s = now_s
+        self.count_until(self.clock.now())
         return self._energy_j
+
+    # What takes time.
 
     def run(self, duration_s: float, power_w: float) -> None:
         """Be busy for a time, in seconds, at a mean power in watts."""
         self.energy_counter_j()
         self._power_w = power_w
+        self._busy_until_s = math.inf
+        self._shares = None
         try:
             self.clock.sleep(duration_s)
         finally:
             self.energy_counter_j()
+            self._last_busy_s = self.clock.now()
+            self._rest()
+
+    def begin_window(self) -> None:
+        """Draw the conditions that the batches from here on share."""
+        self._conditions = draw_conditions(self.energy_scatter, self.random)
+
+    def begin_batch(self) -> float:
+        """Start serving one batch at the clocks that hold now; its latency in seconds.
+
+        The caller lets that time pass. The board goes to rest by itself when it is over, so a caller that
+        dies leaves no load behind.
+        """
+        now_s = self.clock.now()
+        self.count_until(now_s)
+        seconds, _ = self.behaviour.latency_and_power(self.point_under_load())
+        latency_s = draw_latency(
+            seconds * self._conditions.latency, self.behaviour.calibration.noise, self.random
+        )
+        self._busy_until_s = now_s + latency_s
+        self.clocks_changed()
+        return latency_s
+
+    def clocks_changed(self) -> None:
+        """Draw from now on what the present nodes cost."""
+        self._shares = None
+        if self._busy_until_s is None:
             self._power_w = self._idle_power_w()
+        else:
+            _, watts = self.behaviour.latency_and_power(self.point_under_load())
+            self._power_w = watts * self._conditions.power * self.power_drift
+
+    def count_until(self, now_s: float) -> None:
+        """Count energy up to a moment that has come, and show observers what passed."""
+        while self._counted_until_s < now_s:
+            until_s = now_s
+            if self._busy_until_s is not None:
+                until_s = min(until_s, self._busy_until_s)
+            if self.observers:
+                step_s = IDLE_STEP_S if self._busy_until_s is None else STEP_S
+                until_s = min(until_s, self._counted_until_s + step_s)
+            until_s = max(until_s, self._counted_until_s)
+            began_s, self._counted_until_s = self._counted_until_s, until_s
+            self._energy_j += self._power_w * (until_s - began_s)
+            self._show(began_s, until_s - began_s)
+            if self._busy_until_s is not None and until_s >= self._busy_until_s:
+                self._last_busy_s = self._busy_until_s
+                self._rest()
+
+    def _show(self, began_s: float, lasted_s: float) -> None:
+        if not self.observers or lasted_s <= 0.0:
+            return
+        if self._shares is None:
+            busy = self._busy_until_s is not None
+            point = self.point_under_load() if busy else self._point_at_rest()
+            self._shares = self.behaviour.shares(point, busy=busy)
+        power_w, shares = self._power_w, self._shares
+        for observer in self.observers:
+            observer.passed(began_s, lasted_s, power_w, shares)
+
+    def _rest(self) -> None:
+        self._busy_until_s = None
+        self._shares = None
+        self._power_w = self._idle_power_w()
 
     def _written(self) -> None:
         self.clock.sleep(WRITE_S)
         self.energy_counter_j()
-        self._power_w = self._idle_power_w()
+        self.clocks_changed()
+
+    def _point(self, cpu_mhz: float, gpu_mhz: float, mem_mhz: float) -> OperatingPoint:
+        point = self.behaviour.point(
+            cpu_mhz=cpu_mhz, gpu_mhz=gpu_mhz, mem_mhz=mem_mhz, batch=self.nodes.batch
+        )
+        if self.nodes.cores is None:
+            return point
+        online, fitted = self.nodes.cores
+        return replace(point, cores=float(online), cores_max=float(fitted))
 
     def _idle_power_w(self) -> float:
+        return self.behaviour.idle_power_w(self._point_at_rest())
+
+    def _point_at_rest(self) -> OperatingPoint:
         """At rest a clock falls as far as it is allowed to."""
         nodes, tables = self.nodes, self.behaviour.board
-        return self.behaviour.idle_power_w(
-            self.behaviour.point(
-                cpu_mhz=nodes.cpu_max_mhz if nodes.cpu_pinned else tables.cpu_mhz[0],
-                gpu_mhz=min(nodes.gpu_min_mhz, nodes.gpu_max_mhz),
-                mem_mhz=tables.mem_mhz[0] if nodes.mem_locked_mhz is None else nodes.mem_locked_mhz,
-                batch=nodes.batch,
-            )
+        cpu_mhz = nodes.cpu_max_mhz if nodes.cpu_pinned else nodes.cpu_min_mhz or tables.cpu_mhz[0]
+        mem_mhz = nodes.mem_locked_mhz
+        if mem_mhz is None:
+            mem_mhz = nodes.mem_floor_mhz or tables.mem_mhz[0]
+        return self._point(
+            cpu_mhz=min(cpu_mhz, nodes.cpu_limit_mhz),
+            gpu_mhz=min(nodes.gpu_min_mhz, nodes.gpu_max_mhz, nodes.gpu_limit_mhz),
+            mem_mhz=mem_mhz,
         )

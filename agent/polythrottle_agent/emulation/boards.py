@@ -83,10 +83,36 @@ _ORIN_NANO_8GB = Board(
     extrapolated="AGX Orin",
 )
 
-_ALL = {board.name: board for board in (_ORIN_NANO_8GB, _AGX_ORIN, _TX2)}
+# Only for the emulated sysfs: boards that nobody measured and whose tables are published in part. Memory of
+# the Xavier NX and all of Thor are the levels that are known or were seen on a board, nothing between.
+_XAVIER_NX = Board(
+    name="xavier-nx",
+    label="Jetson Xavier NX",
+    cpu_mhz=(*_steps(115.2, 1881.6, 76.8), 1907.2),
+    gpu_mhz=(
+        *(114.75, 204.0, 306.0, 408.0, 510.0, 599.25, 701.25, 752.25, 803.25),
+        *(854.25, 905.25, 956.25, 1007.25, 1058.25, 1109.25),
+    ),
+    mem_mhz=(1600.0, 1866.0),
+    extrapolated="AGX Orin",
+)
+_AGX_THOR = Board(
+    name="agx-thor",
+    label="Jetson AGX Thor developer kit",
+    cpu_mhz=(972.0, 2601.0),
+    gpu_mhz=(315.0, 1575.0),
+    mem_mhz=(2750.0, 4266.0),
+    extrapolated="AGX Orin",
+)
 
-BOARDS: tuple[str, ...] = tuple(_ALL)
-"""Names of the emulated boards."""
+_PUBLIC = {board.name: board for board in (_ORIN_NANO_8GB, _AGX_ORIN, _TX2)}
+_ALL = {**_PUBLIC, _XAVIER_NX.name: _XAVIER_NX, _AGX_THOR.name: _AGX_THOR}
+
+BOARDS: tuple[str, ...] = tuple(_PUBLIC)
+"""Names of the boards behind `--device emulated:BOARD`."""
+
+SYSFS_BOARDS: tuple[str, ...] = tuple(_ALL)
+"""Names of the boards whose sysfs can be emulated."""
 
 
 def board_named(name: str) -> Board:

@@ -10,12 +10,19 @@ from polythrottle_agent.controls.emulated import EMULATED_KNOBS, EmulatedControl
 from polythrottle_agent.emulation.behaviour import Behaviour
 from polythrottle_agent.emulation.board import EmulatedBoard
 from polythrottle_agent.emulation.calibration import DEFAULT_WORKLOAD
+from polythrottle_agent.emulation.surroundings import Environment, Surroundings
 from polythrottle_agent.meters.emulated import EmulatedMeter
 from polythrottle_agent.ports import Device
 from polythrottle_agent.workloads.emulated import EmulatedWorkload
 
 
-def open_emulated(board: str, workload: str | None, clock: Clock, seed: int) -> Device:
+def open_emulated(
+    board: str,
+    workload: str | None,
+    clock: Clock,
+    seed: int,
+    environment: Environment | None = None,
+) -> Device:
     """A device whose every number is emulated, in the state it is found in.
 
     Args:
@@ -23,12 +30,15 @@ def open_emulated(board: str, workload: str | None, clock: Clock, seed: int) -> 
         workload: one of `WORKLOADS`; None for `DEFAULT_WORKLOAD`.
         clock: with a `VirtualClock` an hour of trials takes no time.
         seed: of the noise; the same calls on the same seed give the same numbers.
+        environment: heat, throttling and drift around the board; None leaves them out, as calibrated.
 
     Raises:
         InvalidInputError: an unknown board or workload; close names are given.
     """
     behaviour = Behaviour.of(board, DEFAULT_WORKLOAD if workload is None else workload)
     emulated = EmulatedBoard(behaviour, clock, seed)
+    if environment is not None:
+        Surroundings.attach(emulated, environment)
     tables = behaviour.board
     label = f"{tables.label}, emulated"
     if tables.extrapolated is not None:

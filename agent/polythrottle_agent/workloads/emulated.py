@@ -6,7 +6,7 @@ A percentile is that of a real sample, and its error comes from the sample's ord
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from polythrottle.errors import InvalidInputError
 from polythrottle.measurement import LatencyReading, Provenance
@@ -53,45 +53,82 @@ class EmulatedWorkload:
             self._board.run(math.ceil(n_queries / batch) * seconds, watts)
 
     def serve(self, plan: MeasurementPlan, statistic: str) -> Served:
-        quantile = quantile_of(statistic)
         board = self._board
-        batch, noise, rng = board.nodes.batch, board.behaviour.calibration.noise, board.random
+        if board.observers:
+            return self._serve_in_surroundings(plan, statistic)
+        noise, rng = board.behaviour.calibration.noise, board.random
         mean_s, watts = board.behaviour.latency_and_power(board.point_under_load())
-        scatter = board.energy_scatter
-        conditions = draw_conditions(scatter, rng)
-        latencies_s: list[float] = []
-        elapsed_s, n_queries = 0.0, 0
-        check_at = plan.abort_after_queries
-        aborted = None
-        # Queries of one batch share their latency, so a batch counts once towards the percentile.
-        while not (len(latencies_s) >= plan.min_queries and elapsed_s >= plan.min_window_s):
-            latencies_s.append(draw_latency(mean_s * conditions.latency, noise, rng))
-            elapsed_s += latencies_s[-1]
-            n_queries += batch
-            if plan.abort_latency_s is not None and n_queries >= check_at:
-                check_at = n_queries + max(plan.abort_after_queries, 1)
-                seen_s = statistic_of(latencies_s, quantile)
-                if seen_s > plan.abort_latency_s:
-                    aborted = (
-                        f"{statistic} {format_latency(seen_s)} after {n_queries} queries is above "
-                        f"{format_latency(plan.abort_latency_s)}"
-                    )
-                    break
-            if elapsed_s >= plan.max_window_s:
-                break
-        board.run(elapsed_s, watts * conditions.power)
-        value_s = statistic_of(latencies_s, quantile)
-        reading = LatencyReading(
-            latency_s=value_s,
-            standard_error_s=math.hypot(
-                sampling_error(latencies_s, quantile), latency_scatter(scatter) * value_s
-            ),
-            statistic=statistic,
-            n_queries=n_queries,
-            bounded=aborted is None and is_bounded(len(latencies_s), quantile),
-            provenance=Provenance.EMULATED,
+        conditions = draw_conditions(board.energy_scatter, rng)
+        served = closed_loop(
+            plan,
+            statistic,
+            board.nodes.batch,
+            lambda: draw_latency(mean_s * conditions.latency, noise, rng),
+            board.energy_scatter,
         )
-        return Served(n_queries, elapsed_s, reading, aborted)
+        board.run(served.duration_s, watts * conditions.power)
+        return served
+
+    def _serve_in_surroundings(self, plan: MeasurementPlan, statistic: str) -> Served:
+        """Batch by batch: what surrounds the board may throttle its clocks within a window."""
+        board = self._board
+        board.begin_window()
+
+        def serve_batch() -> float:
+            latency_s = board.begin_batch()
+            board.clock.sleep(latency_s)
+            board.energy_counter_j()
+            return latency_s
+
+        return closed_loop(plan, statistic, board.nodes.batch, serve_batch, board.energy_scatter)
+
+
+def closed_loop(
+    plan: MeasurementPlan,
+    statistic: str,
+    batch: int,
+    serve_batch: Callable[[], float],
+    scatter: float,
+) -> Served:
+    """One window of batches back to back, cut short by the plan's abort rule.
+
+    Args:
+        serve_batch: serves one batch and gives its latency in seconds.
+        scatter: relative standard deviation of a window's energy, from which that of its latency follows.
+    """
+    quantile = quantile_of(statistic)
+    latencies_s: list[float] = []
+    elapsed_s, n_queries = 0.0, 0
+    check_at = plan.abort_after_queries
+    aborted = None
+    # Queries of one batch share their latency, so a batch counts once towards the percentile.
+    while not (len(latencies_s) >= plan.min_queries and elapsed_s >= plan.min_window_s):
+        latencies_s.append(serve_batch())
+        elapsed_s += latencies_s[-1]
+        n_queries += batch
+        if plan.abort_latency_s is not None and n_queries >= check_at:
+            check_at = n_queries + max(plan.abort_after_queries, 1)
+            seen_s = statistic_of(latencies_s, quantile)
+            if seen_s > plan.abort_latency_s:
+                aborted = (
+                    f"{statistic} {format_latency(seen_s)} after {n_queries} queries is above "
+                    f"{format_latency(plan.abort_latency_s)}"
+                )
+                break
+        if elapsed_s >= plan.max_window_s:
+            break
+    value_s = statistic_of(latencies_s, quantile)
+    reading = LatencyReading(
+        latency_s=value_s,
+        standard_error_s=math.hypot(
+            sampling_error(latencies_s, quantile), latency_scatter(scatter) * value_s
+        ),
+        statistic=statistic,
+        n_queries=n_queries,
+        bounded=aborted is None and is_bounded(len(latencies_s), quantile),
+        provenance=Provenance.EMULATED,
+    )
+    return Served(n_queries, elapsed_s, reading, aborted)
 
 
 def quantile_of(statistic: str) -> float | None:

@@ -27,26 +27,45 @@ def test_auto_on_an_empty_machine_says_what_was_looked_for_and_what_to_run(tmp_p
     assert "--device replay:TABLE.csv" in message
 
 
-def test_auto_names_the_jetson_it_found_but_does_not_pretend_to_control_it(tmp_path: Path) -> None:
+def test_a_jetson_is_recognised_with_its_gpu_and_cpu_clocks(tmp_path: Path) -> None:
     file(tmp_path / "proc/device-tree/model", "NVIDIA Jetson Orin Nano Developer Kit\0")
     file(tmp_path / "sys/class/devfreq/17000000.gpu/device/of_node/name", "gpu\0")
     file(tmp_path / "sys/class/devfreq/mmc0/device/of_node/name", "sdhci\0")
     file(tmp_path / "sys/devices/system/cpu/cpufreq/policy0/scaling_driver", "tegra194\n")
     file(tmp_path / "sys/devices/system/cpu/cpufreq/policy4/scaling_driver", "tegra194\n")
     file(tmp_path / "sys/devices/system/cpu/cpufreq/boost", "1\n")
+    jetson, gpu, cpus = (finding.found for finding in look_for_hardware(tmp_path))
+    assert jetson == "NVIDIA Jetson Orin Nano Developer Kit with GPU node 17000000.gpu"
+    assert gpu is None
+    assert cpus == "2 CPU clock domains under tegra194"
+
+
+def test_hardware_that_shows_no_level_is_refused_with_the_reasons(tmp_path: Path) -> None:
+    file(tmp_path / "proc/device-tree/model", "NVIDIA Jetson Orin Nano Developer Kit\0")
+    file(tmp_path / "sys/class/devfreq/17000000.gpu/device/of_node/name", "gpu\0")
     with pytest.raises(NoDeviceError) as error:
         open_device("auto", None, 0, root=tmp_path)
     message = str(error.value)
-    assert "Found NVIDIA Jetson Orin Nano Developer Kit with GPU node 17000000.gpu" in message
-    assert "2 CPU clock domains under tegra194" in message
-    assert "no controls for real hardware yet" in message
-    assert "Looked for an NVIDIA GPU" in message
+    assert "Nothing on NVIDIA Jetson Orin Nano Developer Kit can be set" in message
+    assert "available_frequencies: it is not there" in message
 
 
 def test_a_thor_is_known_by_its_devfreq_node(tmp_path: Path) -> None:
     (tmp_path / "sys/class/devfreq/gpu-gpc-0").mkdir(parents=True)
     found = look_for_hardware(tmp_path)[0].found
     assert found == "a board without a model name with GPU node gpu-gpc-0"
+
+
+def test_the_root_can_be_named_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file(tmp_path / "proc/device-tree/model", "NVIDIA Jetson Elsewhere\0")
+    monkeypatch.setenv("POLYTHROTTLE_SYSROOT", str(tmp_path))
+    with pytest.raises(NoDeviceError, match="NVIDIA Jetson Elsewhere"):
+        open_device("auto", None, 0)
+
+
+def test_an_external_meter_is_for_hardware_only() -> None:
+    with pytest.raises(InvalidInputError, match="has its own meter; leave --meter out"):
+        open_device("emulated:tx2", None, 0, meter="file:/tmp/power")
 
 
 @pytest.mark.parametrize(("spec", "ending"), [(None, ", without the nvidia-ml-py package"), (object(), "")])
@@ -96,7 +115,7 @@ def test_a_replayed_table_is_opened(tmp_path: Path) -> None:
         ("table.CSV", r"'table.CSV' looks like a table; write replay:table.CSV"),
         ("emulated:", r"'emulated:' is not complete; write for example emulated:orin-nano-8gb"),
         ("replay:", r"'replay:' is not complete; write for example replay:TABLE.csv"),
-        ("auto:tx2", r"auto takes nothing after it"),
+        ("auto:", r"'auto:' is not complete; write auto, or auto:UUID of a GPU"),
         ("emulated:tx3", r"Unknown board 'tx3'; did you mean tx2\?"),
         ("emulated:thor", r"jetson-agx-thor is not emulated yet; emulated are .*tx2"),
         ("replay:missing.csv", r"There is no table at missing.csv"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from polythrottle.studies import Aborted, Assignment, Failed, Measured, Measurem
 from polythrottle.trial import STOCK, Purpose, Trial
 from polythrottle_agent.executor import Executor, Phase, StopRequested
 from polythrottle_agent.holding import HeldDevice
-from polythrottle_agent.ports import ControlError, EnergyWindow, Served
+from polythrottle_agent.ports import ControlError, EnergyWindow, Seen, Served
 
 if TYPE_CHECKING:
     from tests.unit.agent.conftest import Scripted
@@ -263,3 +264,48 @@ def test_a_control_that_fails_under_load_fails_the_trial(
     outcome = run(scripted, held, {"gpu_freq_mhz": 500.0})
     assert failure(outcome) == "GPU 500 MHz: device or resource busy"
     assert not scripted.meter.is_open
+
+
+class ScriptedWitness:
+    """Saw what the test says, and notes when it was asked."""
+
+    def __init__(self, seen: Seen) -> None:
+        self.seen = seen
+        self.calls: list[str] = []
+
+    def begin(self) -> None:
+        self.calls.append("begin")
+
+    def end(self) -> Seen:
+        self.calls.append("end")
+        return self.seen
+
+
+def test_what_ran_during_the_window_goes_before_what_runs_at_its_end(
+    scripted: Scripted, held: HeldDevice
+) -> None:
+    witness = ScriptedWitness(
+        Seen({"gpu_freq_mhz": 500.0, "cpu_freq_mhz": 1.0}, ("throttled: the board is hot",))
+    )
+    device = dataclasses.replace(scripted.device, witness=witness)
+    scripted.controls["gpu_freq_mhz"].runs_at = 100.0
+    outcome = Executor(device, held).run(assignment({"gpu_freq_mhz": 900.0}), SLO)
+    measurement = measured(outcome)
+    assert measurement.observed == Configuration.of({"gpu_freq_mhz": 500.0})
+    assert measurement.notes == (
+        "gpu_freq_mhz: requested 900, ran 500",
+        "throttled: the board is hot",
+    )
+    assert witness.calls == ["begin", "end"]
+
+
+def test_the_witness_stops_watching_where_the_workload_fails(scripted: Scripted, held: HeldDevice) -> None:
+    witness = ScriptedWitness(Seen({}))
+    device = dataclasses.replace(scripted.device, witness=witness)
+
+    def fail() -> None:
+        raise ControlError("gone")
+
+    scripted.workload.during = fail
+    assert isinstance(Executor(device, held).run(assignment({"gpu_freq_mhz": 900.0}), SLO), Failed)
+    assert witness.calls == ["begin", "end"]

@@ -1,0 +1,1 @@
+"""NVIDIA's management library, through the public nvidia-ml-py binding (extra `nvidia`)."""

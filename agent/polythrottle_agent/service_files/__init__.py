@@ -1,0 +1,1 @@
+"""What `polythrottle install-service` lays out: data. @BIN@ is where the programs are."""

@@ -1,0 +1,1 @@
+"""What the agent costs a board: its sampler's share of a core, its memory, and how long it takes to load."""
