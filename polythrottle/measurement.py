@@ -65,7 +65,9 @@ class LatencyReading:
     """One statistic of latency over one window.
 
     `bounded` is False when the window held too few independent latencies to bound the statistic (for
-    p99: fewer than 1,000, ten expected beyond it). Queries of one batch share one.
+    p99: fewer than 1,000, ten expected beyond it). Queries of one batch share one. `upper_s` is the one-sided
+    95 % upper confidence bound, with autocorrelation counted, on which an SLO is judged; None where the
+    workload gives no more than a standard error.
     """
 
     latency_s: float
@@ -74,6 +76,7 @@ class LatencyReading:
     n_queries: int
     bounded: bool
     provenance: Provenance
+    upper_s: float | None = None
 
     @property
     def relative_error(self) -> float:

@@ -18,6 +18,9 @@ class MeasurementPlan:
     of one batch share their latency and count once. `max_window_s` is for 1,000 queries: whoever asks for
     more, as p99.9 does, allows longer in proportion, or no window could ever bound that percentile.
     It is cut short when the latency statistic is above `abort_latency_s` after `abort_after_queries`.
+
+    With a `precision` it also grows, up to `max_window_s`, until the upper confidence bound of the latency
+    lies within that relative distance of its estimate, and the standard error of the energy is that small.
     """
 
     settle_s: float = 1.0
@@ -27,6 +30,7 @@ class MeasurementPlan:
     max_window_s: float = 120.0
     abort_latency_s: float | None = None
     abort_after_queries: int = 50
+    precision: float | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from polythrottle.objective import LatencySlo
 from polythrottle.studies import Aborted, Assignment, Failed, Measured, MeasurementPlan, Outcome
 from polythrottle.trial import STOCK
 from polythrottle_agent.holding import HeldDevice
-from polythrottle_agent.ports import ControlError, Device, EnergyWindow, Seen, Served
+from polythrottle_agent.ports import ControlError, Device, EnergyWindow, MayEnd, Seen, Served
 
 CLOCK_TOLERANCE = 0.02
 """A clock this close to the requested one is that clock: counters and dividers round."""
@@ -134,7 +134,7 @@ class Executor:
             device.witness.begin()
         device.meter.begin()
         try:
-            served = device.workload.serve(plan, slo.statistic)
+            served = device.workload.serve(plan, slo.statistic, self._energy_is_known(plan))
             # Read before anything else: clocks fall as soon as the load is gone.
             observed = device.observed()
         finally:
@@ -162,10 +162,14 @@ class Executor:
                 notes=(
                     *_differences("accepted", requested, accepted),
                     *_differences("ran", requested, observed),
+                    *served.notes,
+                    *((f"queries lost: {served.lost}",) if served.lost.total else ()),
                     *seen.notes,
                 ),
             )
 
+        if served.void_reason is not None:
+            return self._failed(f"the window is void: {served.void_reason}", started_s, windows)
         if isinstance(served.latency, Unavailable):
             return self._failed(f"no latency: {served.latency.reason}", started_s, windows)
         if served.aborted_reason is not None:
@@ -176,15 +180,30 @@ class Executor:
             return self._failed(f"no energy: {energy.reason}", started_s, windows)
         return Measured(measurement(energy))
 
+    def _energy_is_known(self, plan: MeasurementPlan) -> MayEnd | None:
+        """Whether the energy's standard error is as small as the plan wants; None where it wants nothing."""
+        if plan.precision is None:
+            return None
+        precision, meter = plan.precision, self._device.meter
+
+        def is_known() -> bool:
+            window = meter.so_far()
+            if isinstance(window, Unavailable) or window.energy_j <= 0:
+                return False
+            # A meter that never gives an error cannot be waited for.
+            return window.standard_error_j is None or window.standard_error_j <= precision * window.energy_j
+
+        return is_known
+
     def _energy_per_query(
         self, window: EnergyWindow | Unavailable, served: Served
     ) -> EnergyReading | Unavailable:
-        """The window's whole energy, idle time included, over its queries."""
+        """The window's whole energy, idle time included, over its good queries."""
         if isinstance(window, Unavailable):
             return window
         meter, n = self._device.meter, served.n_queries
         if n < 1:
-            return Unavailable("no query was served in the window")
+            return Unavailable("no query was answered well in the window")
         if not math.isfinite(window.energy_j) or window.energy_j <= 0:
             return Unavailable(f"{meter.name} read {window.energy_j:g} J over {window.window_s:g} s")
         error_j = window.standard_error_j

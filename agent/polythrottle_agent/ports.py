@@ -5,7 +5,7 @@ Every member of a family passes its conformance suite in tests/conformance/.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -117,6 +117,9 @@ class Meter(Protocol):
     def begin(self) -> None:
         """Open a window."""
 
+    def so_far(self) -> EnergyWindow | Unavailable:
+        """What the open window has read until now; it stays open."""
+
     def end(self) -> EnergyWindow | Unavailable:
         """Close it. Unavailable says why nothing could be read; never 0 J."""
 
@@ -144,13 +147,42 @@ class Witness(Protocol):
 
 
 @dataclass(frozen=True)
+class Lost:
+    """Queries that were sent, or due, and not answered well. They count as infinitely late."""
+
+    errors: int = 0
+    timeouts: int = 0
+    dropped: int = 0
+    """Due while no connection was free to send them on."""
+
+    @property
+    def total(self) -> int:
+        return self.errors + self.timeouts + self.dropped
+
+    def __str__(self) -> str:
+        parts = [(self.errors, "failed"), (self.timeouts, "timed out"), (self.dropped, "dropped")]
+        return ", ".join(f"{n:,} {what}" for n, what in parts if n) or "none"
+
+
+@dataclass(frozen=True)
 class Served:
-    """What a workload saw in one window. `latency` is the SLO's statistic."""
+    """What a workload saw in one window. `latency` is the SLO's statistic, over lost queries too.
+
+    `n_queries` are the good ones, that energy is divided by. `void_reason` says why the window proves
+    nothing: the load itself could not be kept up. `notes` are sentences for the measurement.
+    """
 
     n_queries: int
     duration_s: float
     latency: LatencyReading | Unavailable
     aborted_reason: str | None = None
+    lost: Lost = Lost()
+    void_reason: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+MayEnd = Callable[[], bool]
+"""Asked by a workload that has seen enough queries: whether the window may end, or has to grow."""
 
 
 class Workload(Protocol):
@@ -177,8 +209,11 @@ class Workload(Protocol):
 
     def warm_up(self, n_queries: int) -> None: ...
 
-    def serve(self, plan: MeasurementPlan, statistic: str) -> Served:
-        """Serve one window as the plan says, cut short by its abort rule."""
+    def serve(self, plan: MeasurementPlan, statistic: str, may_end: MayEnd | None = None) -> Served:
+        """Serve one window as the plan says, cut short by its abort rule.
+
+        `may_end` is asked whenever the window has all that the plan wants, and before `max_window_s`.
+        """
 
 
 @dataclass(frozen=True)

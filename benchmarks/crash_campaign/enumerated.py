@@ -74,9 +74,14 @@ class Site:
         )
 
     def originals_are_safe(self) -> bool:
-        """Whether the journal can put back whatever is changed now."""
-        if self.is_back:
-            return True
+        """Whether the journal can put back whatever is changed now.
+
+        A helper that lives goes on while we look: it may put the board back, and drop the journal, between
+        our look at the one and at the other. So the board is looked at again before anything counts as lost.
+        """
+        return self.is_back or self._journal_holds_originals() or self.is_back
+
+    def _journal_holds_originals(self) -> bool:
         try:
             entry = Journal(self.state, boot_id(self.target.root)).read()
         except StateError:

@@ -44,6 +44,18 @@ def test_without_a_window_it_says_why_and_never_zero(member_case: MemberCase) ->
     assert read.reason
 
 
+def test_what_was_read_so_far_leaves_the_window_open(member_case: MemberCase) -> None:
+    meter = member_case.device.meter
+    assert isinstance(meter.so_far(), Unavailable)
+    meter.begin()
+    member_case.device.workload.serve(PLAN, member_case.statistic)
+    so_far, read = meter.so_far(), meter.end()
+    assert isinstance(so_far, EnergyWindow)
+    assert isinstance(read, EnergyWindow)
+    assert 0 < so_far.energy_j <= read.energy_j * 1.05
+    assert isinstance(meter.so_far(), Unavailable)
+
+
 def test_a_window_is_read_once(member_case: MemberCase) -> None:
     window(member_case)
     assert isinstance(member_case.device.meter.end(), Unavailable)

@@ -34,10 +34,14 @@ class EmulatedMeter:
         self._begin = self._board.clock.now(), self._board.energy_counter_j()
 
     def end(self) -> EnergyWindow | Unavailable:
+        window = self.so_far()
+        self._begin = None
+        return window
+
+    def so_far(self) -> EnergyWindow | Unavailable:
         if self._begin is None:
             return Unavailable("the meter's window was never opened")
         began_s, began_j = self._begin
-        self._begin = None
         window_s = self._board.clock.now() - began_s
         if window_s <= 0:
             return Unavailable("the meter's window has no length")

@@ -72,6 +72,13 @@ class NvidiaPowerMeter(_NvidiaMeter):
         except NvmlError as error:
             self._problem = str(error)
 
+    def so_far(self) -> EnergyWindow | Unavailable:
+        if self._began_s is None:
+            return Unavailable("the meter's window was never opened")
+        if self._problem is not None:
+            return Unavailable(self._problem)
+        return sampled_energy(self._watch.so_far(), self._began_s, self._clock.now())
+
     def end(self) -> EnergyWindow | Unavailable:
         began_s, self._began_s = self._began_s, None
         ended_s = self._clock.now()
@@ -122,6 +129,25 @@ class NvidiaCounterMeter(_NvidiaMeter):
             self._watch.begin()
         except NvmlError as error:
             self._began = Unavailable(str(error))
+
+    def so_far(self) -> EnergyWindow | Unavailable:
+        """The counter as it stands, up to one refresh old: `end` waits for the next one and knows better."""
+        began = self._began
+        if not isinstance(began, Tick):
+            return began or Unavailable("the meter's window was never opened")
+        try:
+            last, period_s = self._ticks.read(), self._ticks.period_s()
+        except NvmlError as error:
+            return Unavailable(str(error))
+        if isinstance(last, Unavailable):
+            return last
+        if isinstance(period_s, Unavailable):
+            return period_s
+        window_s = last.at_s - began.at_s
+        if last.energy_mj <= began.energy_mj or window_s <= period_s:
+            return Unavailable("the energy counter has not moved in this window yet")
+        energy_j = (last.energy_mj - began.energy_mj) / 1e3
+        return EnergyWindow(energy_j, energy_j * period_s / window_s / UNIFORM, window_s)
 
     def end(self) -> EnergyWindow | Unavailable:
         began, self._began = self._began, None

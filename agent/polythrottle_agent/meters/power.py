@@ -10,7 +10,7 @@ from itertools import pairwise
 from polythrottle.clock import Clock
 from polythrottle.measurement import Provenance, Scope, Unavailable
 from polythrottle_agent.meters.estimate import mean_power
-from polythrottle_agent.meters.sampler import Sampler
+from polythrottle_agent.meters.sampler import Sampler, Samples
 from polythrottle_agent.ports import ControlError, EnergyWindow
 
 PERIOD_S = 0.1
@@ -78,8 +78,13 @@ class PowerMeter(_Described):
         self._window_averaging_s = self._averaging_s()
         self._sampler.begin()
 
+    def so_far(self) -> EnergyWindow | Unavailable:
+        return self._energy(self._sampler.so_far())
+
     def end(self) -> EnergyWindow | Unavailable:
-        samples = self._sampler.end()
+        return self._energy(self._sampler.end())
+
+    def _energy(self, samples: Samples[PowerReading] | None) -> EnergyWindow | Unavailable:
         if samples is None or samples.ended_s is None:
             return Unavailable("the meter's window was never opened")
         window_s = samples.ended_s - samples.began_s
@@ -148,9 +153,16 @@ class CounterMeter(_Described):
             return
         self._sampler.begin()
 
+    def so_far(self) -> EnergyWindow | Unavailable:
+        return self._energy(self._first, self._sampler.so_far())
+
     def end(self) -> EnergyWindow | Unavailable:
         first, self._first = self._first, None
-        samples = self._sampler.end()
+        return self._energy(first, self._sampler.end())
+
+    def _energy(
+        self, first: tuple[float, tuple[float, ...]] | str | None, samples: Samples[tuple[float, ...]] | None
+    ) -> EnergyWindow | Unavailable:
         if first is None:
             return Unavailable("the meter's window was never opened")
         if isinstance(first, str):
@@ -196,6 +208,9 @@ class NoMeter(_Described):
 
     def begin(self) -> None:
         """There is nothing to open."""
+
+    def so_far(self) -> EnergyWindow | Unavailable:
+        return Unavailable(self.reason)
 
     def end(self) -> EnergyWindow | Unavailable:
         return Unavailable(self.reason)

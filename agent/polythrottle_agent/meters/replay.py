@@ -22,9 +22,13 @@ class ReplayMeter:
         self._open = True
 
     def end(self) -> EnergyWindow | Unavailable:
+        window = self.so_far()
+        self._open = False
+        return window
+
+    def so_far(self) -> EnergyWindow | Unavailable:
         if not self._open:
             return Unavailable("no window was begun")
-        self._open = False
         row = self._position.row
         if row is None:
             return Unavailable(self._position.no_row)

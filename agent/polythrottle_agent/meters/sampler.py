@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from polythrottle.clock import Clock
@@ -72,6 +72,19 @@ class Sampler(Generic[T]):
         )
         self._seen_by_thread = samples
         self._thread.start()
+
+    def so_far(self) -> Samples[T] | None:
+        """A copy of what the open window has seen until now; None where none is open."""
+        samples = self._samples
+        if samples is None:
+            return None
+        with self._lock:
+            return replace(
+                samples,
+                ended_s=self._clock.now(),
+                times_s=list(samples.times_s),
+                values=list(samples.values),
+            )
 
     def end(self) -> Samples[T] | None:
         """Close the window; None where none was open. Does not wait for the thread, which ends by itself."""

@@ -152,6 +152,11 @@ class GpuWatch:
             reasons=_reasons_or_none(gpu),
         )
 
+    def so_far(self) -> Watched | None:
+        """What the open window has seen until now; None where none is open."""
+        samples = self._sampler.so_far()
+        return None if samples is None else Watched(samples, self._source)
+
     def end(self) -> Watched | None:
         """Close the window; None where none was open."""
         samples = self._sampler.end()

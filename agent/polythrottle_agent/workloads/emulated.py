@@ -15,7 +15,7 @@ from polythrottle.studies import MeasurementPlan
 from polythrottle_agent.emulation.board import EmulatedBoard
 from polythrottle_agent.emulation.boards import BATCH_SIZES, DEFAULT_BATCH_SIZE
 from polythrottle_agent.emulation.noise import draw_conditions, draw_latency, latency_scatter
-from polythrottle_agent.ports import Served
+from polythrottle_agent.ports import MayEnd, Served
 
 EXPECTED_BEYOND = 10.0
 """Queries expected beyond a percentile for a window to bound it: 1,000 queries for p99."""
@@ -52,10 +52,10 @@ class EmulatedWorkload:
             seconds, watts = self._board.behaviour.latency_and_power(self._board.point_under_load())
             self._board.run(math.ceil(n_queries / batch) * seconds, watts)
 
-    def serve(self, plan: MeasurementPlan, statistic: str) -> Served:
+    def serve(self, plan: MeasurementPlan, statistic: str, may_end: MayEnd | None = None) -> Served:
         board = self._board
         if board.observers:
-            return self._serve_in_surroundings(plan, statistic)
+            return self._serve_in_surroundings(plan, statistic, may_end)
         noise, rng = board.behaviour.calibration.noise, board.random
         mean_s, watts = board.behaviour.latency_and_power(board.point_under_load())
         conditions = draw_conditions(board.energy_scatter, rng)
@@ -65,11 +65,12 @@ class EmulatedWorkload:
             board.nodes.batch,
             lambda: draw_latency(mean_s * conditions.latency, noise, rng),
             board.energy_scatter,
+            may_end,
         )
         board.run(served.duration_s, watts * conditions.power)
         return served
 
-    def _serve_in_surroundings(self, plan: MeasurementPlan, statistic: str) -> Served:
+    def _serve_in_surroundings(self, plan: MeasurementPlan, statistic: str, may_end: MayEnd | None) -> Served:
         """Batch by batch: what surrounds the board may throttle its clocks within a window."""
         board = self._board
         board.begin_window()
@@ -80,7 +81,7 @@ class EmulatedWorkload:
             board.energy_counter_j()
             return latency_s
 
-        return closed_loop(plan, statistic, board.nodes.batch, serve_batch, board.energy_scatter)
+        return closed_loop(plan, statistic, board.nodes.batch, serve_batch, board.energy_scatter, may_end)
 
 
 def closed_loop(
@@ -89,12 +90,14 @@ def closed_loop(
     batch: int,
     serve_batch: Callable[[], float],
     scatter: float,
+    may_end: MayEnd | None = None,
 ) -> Served:
     """One window of batches back to back, cut short by the plan's abort rule.
 
     Args:
         serve_batch: serves one batch and gives its latency in seconds.
         scatter: relative standard deviation of a window's energy, from which that of its latency follows.
+        may_end: asked whenever the window has what the plan wants.
     """
     quantile = quantile_of(statistic)
     latencies_s: list[float] = []
@@ -102,7 +105,11 @@ def closed_loop(
     check_at = plan.abort_after_queries
     aborted = None
     # Queries of one batch share their latency, so a batch counts once towards the percentile.
-    while not (len(latencies_s) >= plan.min_queries and elapsed_s >= plan.min_window_s):
+    while not (
+        len(latencies_s) >= plan.min_queries
+        and elapsed_s >= plan.min_window_s
+        and (may_end is None or may_end())
+    ):
         latencies_s.append(serve_batch())
         elapsed_s += latencies_s[-1]
         n_queries += batch

@@ -20,7 +20,7 @@ from polythrottle.studies import MeasurementPlan
 from polythrottle_agent.controls.emulated import BATCH_KNOB
 from polythrottle_agent.emulation.boards import BATCH_SIZES, DEFAULT_BATCH_SIZE
 from polythrottle_agent.emulation.control_files import CONTROL_DIRECTORY
-from polythrottle_agent.ports import ControlError, Served
+from polythrottle_agent.ports import ControlError, MayEnd, Served
 from polythrottle_agent.workloads.emulated import closed_loop, quantile_of
 
 
@@ -137,13 +137,18 @@ class RemoteEmulatedWorkload:
             for _ in range(math.ceil(n_queries / int(self._board.state()["batch_size"]))):
                 self._serve_batch()
 
-    def serve(self, plan: MeasurementPlan, statistic: str) -> Served:
+    def serve(self, plan: MeasurementPlan, statistic: str, may_end: MayEnd | None = None) -> Served:
         quantile_of(statistic)
         try:
             state = self._board.state()
             self._board.begin_window()
             return closed_loop(
-                plan, statistic, int(state["batch_size"]), self._serve_batch, float(state["energy_scatter"])
+                plan,
+                statistic,
+                int(state["batch_size"]),
+                self._serve_batch,
+                float(state["energy_scatter"]),
+                may_end,
             )
         except ControlError as error:
             return Served(0, 0.0, Unavailable(str(error)))

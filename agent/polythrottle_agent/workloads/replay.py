@@ -8,7 +8,7 @@ from polythrottle.clock import Clock
 from polythrottle.errors import InvalidInputError
 from polythrottle.measurement import LatencyReading, Provenance, Unavailable
 from polythrottle.studies import MeasurementPlan
-from polythrottle_agent.ports import Served
+from polythrottle_agent.ports import MayEnd, Served
 from polythrottle_agent.recorded_table import RECORDED
 from polythrottle_agent.table_position import TablePosition
 
@@ -57,7 +57,7 @@ class ReplayWorkload:
     def warm_up(self, n_queries: int) -> None:  # noqa: ARG002 - a table is never cold
         return None
 
-    def serve(self, plan: MeasurementPlan, statistic: str) -> Served:  # noqa: ARG002
+    def serve(self, plan: MeasurementPlan, statistic: str, may_end: MayEnd | None = None) -> Served:  # noqa: ARG002
         self.check_statistic(statistic)
         row = self._position.row
         if row is None:

@@ -8,7 +8,7 @@ from nvml_fake import FakeNvml
 
 from polythrottle.clock import Clock
 from polythrottle.studies import MeasurementPlan
-from polythrottle_agent.ports import Served
+from polythrottle_agent.ports import MayEnd, Served
 from polythrottle_agent.workloads.emulated import closed_loop, quantile_of
 
 JITTER = 0.02
@@ -36,10 +36,10 @@ class GpuWorkload:
             self._batch()
         self._fake.set(load=0)
 
-    def serve(self, plan: MeasurementPlan, statistic: str) -> Served:
+    def serve(self, plan: MeasurementPlan, statistic: str, may_end: MayEnd | None = None) -> Served:
         self._fake.set(load=1)
         try:
-            return closed_loop(plan, statistic, 1, self._batch, JITTER)
+            return closed_loop(plan, statistic, 1, self._batch, JITTER, may_end)
         finally:
             self._fake.set(load=0)
 

@@ -13,7 +13,7 @@ from polythrottle.errors import InvalidInputError
 from polythrottle.measurement import LatencyReading, Provenance, Scope, Unavailable
 from polythrottle.studies import MeasurementPlan
 from polythrottle.study import DeviceIdentity
-from polythrottle_agent.ports import ControlError, Device, EnergyWindow, Served
+from polythrottle_agent.ports import ControlError, Device, EnergyWindow, MayEnd, Served
 
 
 class ScriptedControl:
@@ -62,6 +62,9 @@ class ScriptedMeter:
     def begin(self) -> None:
         self.is_open = True
 
+    def so_far(self) -> EnergyWindow | Unavailable:
+        return self.window
+
     def end(self) -> EnergyWindow | Unavailable:
         self.is_open = False
         return self.window
@@ -89,7 +92,7 @@ class ScriptedWorkload:
     def warm_up(self, n_queries: int) -> None:
         self.warmed_up.append(n_queries)
 
-    def serve(self, plan: MeasurementPlan, statistic: str) -> Served:  # noqa: ARG002
+    def serve(self, plan: MeasurementPlan, statistic: str, may_end: MayEnd | None = None) -> Served:  # noqa: ARG002
         if self.during is not None:
             self.during()
         self.clock.sleep(self.served.duration_s)

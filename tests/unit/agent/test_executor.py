@@ -191,7 +191,7 @@ def test_energy_that_could_not_be_read_is_never_zero(
 
 def test_a_window_without_queries_or_latency_fails(scripted: Scripted, held: HeldDevice) -> None:
     scripted.workload.served = Served(0, 2.0, LATENCY)
-    assert failure(run(scripted, held, {})) == "no energy: no query was served in the window"
+    assert failure(run(scripted, held, {})) == "no energy: no query was answered well in the window"
     scripted.workload.served = Served(0, 2.0, Unavailable("the server is down"))
     assert failure(run(scripted, held, {})) == "no latency: the server is down"
 

@@ -21,6 +21,9 @@ class Fixed:
     def begin(self) -> None:
         self.opened += 1
 
+    def so_far(self) -> EnergyWindow | Unavailable:
+        return self.end()
+
     def end(self) -> EnergyWindow | Unavailable:
         if isinstance(self._watts, str):
             return Unavailable(self._watts)
