@@ -38,6 +38,7 @@ class Hands:
     controls: Mapping[str, Control]
     safekeeping: Safekeeping | None
     notes: tuple[str, ...] = ()
+    client: HelperClient | None = None
 
 
 def open_hardware(
@@ -65,7 +66,7 @@ def open_hardware(
         hands = find_hands(found)
         if not hands.controls:
             raise NoDeviceError(_nothing_to_set(found))
-        chosen = _meter(found, meter, clock)
+        chosen = _meter(found, meter, clock, hands.client)
         serving, more = find_workload(root, workload, clock, found)
         controls = {**_covered(hands.controls, chosen), **more}
         return Device(
@@ -126,7 +127,7 @@ def _by_helper(found: Discovered, client: HelperClient) -> Hands:
             f"The helper writes to {identity.label} ({identity.id}), and here is {found.identity.label} "
             f"({found.identity.id}); start it for this device."
         )
-    return Hands(identity, controls, Leased(client, Owner.this_process().name), notes)
+    return Hands(identity, controls, Leased(client, Owner.this_process().name), notes, client)
 
 
 def _directly(found: Discovered) -> Hands:
@@ -150,11 +151,17 @@ def _directly(found: Discovered) -> Hands:
     return Hands(found.identity, controls, keeping, notes)
 
 
-def _meter(found: Discovered, text: str | None, clock: Clock) -> Meter:
+def _meter(found: Discovered, text: str | None, clock: Clock, client: HelperClient | None) -> Meter:
     if text is not None:
         return open_external(text, clock)
     if found.meters:
         return found.meters[0]
+    if client is not None:
+        from polythrottle_agent.privileged.energy import helper_meter
+
+        meter = helper_meter(client, clock, found.identity.provenance)
+        if meter is not None:
+            return meter
     raise NoDeviceError(
         f"Found {found.identity.label}, but no meter of its energy: {'; '.join(found.no_meter)}. "
         "Name one with --meter file:PATH or --meter command:PROGRAM."

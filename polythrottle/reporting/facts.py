@@ -66,6 +66,7 @@ class TrialFacts:
     bounded: bool
     why: str | None
     best: ConfigurationFacts | None
+    latency_upper_s: float | None = None
 
     @property
     def expected_gain(self) -> float | None:
@@ -115,6 +116,12 @@ def assumes_errors(study: Study) -> bool:
         if isinstance(latency, LatencyReading) and latency.standard_error_s is None:
             return True
     return False
+
+
+def metered_by(study: Study) -> EnergyReading | None:
+    """A reading that says which meter the energies come from, and what it covers; None before the first."""
+    readings = (t.measurement.energy for t in study.trials if t.measurement is not None)
+    return next((energy for energy in readings if isinstance(energy, EnergyReading)), None)
 
 
 def trial_facts(study: Study) -> tuple[TrialFacts, ...]:
@@ -178,6 +185,7 @@ def _facts(trial: Trial, limit_s: float | None) -> TrialFacts:
             latency_s=latency.latency_s,
             latency_error_s=latency.standard_error_s,
             bounded=latency.bounded,
+            latency_upper_s=latency.upper_s,
         )
     return replace(facts, why=_why(facts, limit_s))
 

@@ -12,7 +12,14 @@ from polythrottle import __version__
 from polythrottle.configuration import SHORT_NAMES, format_level
 from polythrottle.errors import PolythrottleError, StateError
 from polythrottle.objective import EnergyObjective, format_energy, format_latency
-from polythrottle.reporting.facts import Outcome, TrialFacts, assumes_errors, slo_limit_s, trial_facts
+from polythrottle.reporting.facts import (
+    Outcome,
+    TrialFacts,
+    assumes_errors,
+    metered_by,
+    slo_limit_s,
+    trial_facts,
+)
 from polythrottle.reporting.figure_parts import BLUE, GREEN, PURPLE
 from polythrottle.reporting.figures import Plot, plots
 from polythrottle.reporting.wording import (
@@ -25,6 +32,7 @@ from polythrottle.reporting.wording import (
     energy_text,
     estimate_objective_text,
     latency_text,
+    metered_text,
     objective_changes_text,
     payback_text,
     percent,
@@ -295,6 +303,9 @@ def _study_facts(study: Study) -> list[tuple[str, str]]:
         ("Objective", spec.objective.label),
         ("Search space", f"{len(spec.space):,} configurations: {knobs}"),
     ]
+    metered = metered_by(study)
+    if metered is not None:
+        rows.append(("Meter", metered_text(metered)))
     if spec.fixed:
         rows.append(
             ("Held fixed", ", ".join(f"{name} = {format_level(level)}" for name, level in spec.fixed))

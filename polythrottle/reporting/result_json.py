@@ -6,7 +6,7 @@ from typing import Any
 
 from polythrottle import __version__
 from polythrottle.configuration import Configuration, Level
-from polythrottle.reporting.facts import TrialFacts, trial_facts
+from polythrottle.reporting.facts import TrialFacts, metered_by, trial_facts
 from polythrottle.reporting.wording import objective_unit
 from polythrottle.study import Estimate, Result, Study
 
@@ -16,13 +16,14 @@ RESULT_SCHEMA = "polythrottle-result/1"
 
 def result_json(result: Result, study: Study) -> dict[str, Any]:
     """Everything `tune --json` prints: plain JSON types, SI units in the names, null for what is unknown."""
-    spec = study.spec
+    spec, metered = study.spec, metered_by(study)
     return {
         "schema": RESULT_SCHEMA,
         "polythrottle_version": __version__,
         "provenance": spec.device.provenance.value,
         "study": study.id,
         "device": {"id": spec.device.id, "board": spec.device.board, "label": spec.device.label},
+        "meter": None if metered is None else {"name": metered.meter, "scope": metered.scope.value},
         "workload": spec.workload,
         "model_version": spec.model_version,
         "slo": {
@@ -88,6 +89,7 @@ def _trial(facts: TrialFacts) -> dict[str, Any]:
         "latency_s": facts.latency_s,
         "latency_error_s": facts.latency_error_s,
         "latency_bounded": facts.bounded,
+        "latency_upper_s": facts.latency_upper_s,
         "predicted": None
         if prediction is None
         else {
@@ -98,4 +100,5 @@ def _trial(facts: TrialFacts) -> dict[str, Any]:
             "p_feasible": prediction.p_feasible,
         },
         "reason": facts.why,
+        "notes": [] if trial.measurement is None else list(trial.measurement.notes),
     }

@@ -15,7 +15,14 @@ from polythrottle.configuration import SHORT_NAMES, format_level
 from polythrottle.measurement import LatencyReading, Provenance
 from polythrottle.objective import EnergyObjective, format_energy, format_latency
 from polythrottle.reporting.console import make_console, print_text, printable
-from polythrottle.reporting.facts import Outcome, TrialFacts, assumes_errors, slo_limit_s, trial_facts
+from polythrottle.reporting.facts import (
+    Outcome,
+    TrialFacts,
+    assumes_errors,
+    metered_by,
+    slo_limit_s,
+    trial_facts,
+)
 from polythrottle.reporting.wording import (
     ASSUMED_ERRORS,
     PURPOSES,
@@ -25,6 +32,7 @@ from polythrottle.reporting.wording import (
     energy_text,
     estimate_objective_text,
     latency_text,
+    metered_text,
     objective_changes_text,
     objective_text,
     payback_text,
@@ -320,10 +328,14 @@ def _result_rows(result: Result, study: Study) -> list[tuple[str, str]]:
         ("paid back", payback_text(result)),
         ("stopped", f"{result.state.value}: {result.reason}"),
     ]
-    if result.state in (StudyState.CANCELLED, StudyState.EXHAUSTED):
+    some_are_left = result.n_search_trials < len(study.spec.space)
+    if result.state is StudyState.CANCELLED or (result.state is StudyState.EXHAUSTED and some_are_left):
         rows.append(("go on", "the same command with --resume"))
     if result.verdict is Verdict.NO_FEASIBLE_FOUND:
         rows.append(("what to do", "allow more latency, or give a smaller batch size or another model"))
+    metered = metered_by(study)
+    if metered is not None:
+        rows.append(("meter", metered_text(metered)))
     if assumes_errors(study):
         rows.append(("errors", ASSUMED_ERRORS))
     if study.spec.device.provenance is not Provenance.MEASURED:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from polythrottle.configuration import Configuration
-from polythrottle.measurement import ASSUMED_RELATIVE_ERROR, Provenance
+from polythrottle.measurement import ASSUMED_RELATIVE_ERROR, EnergyReading, Provenance, Scope
 from polythrottle.objective import EnergyObjective, format_energy, format_latency
 from polythrottle.study import Estimate, Result, Strategy, StudySpec, StudyState, Verdict
 from polythrottle.trial import STOCK, Purpose
@@ -87,6 +87,13 @@ def with_error(value: float, error: float | None, formatter: Callable[[float], s
 
 def energy_text(energy_j: float, error_j: float | None) -> str:
     return with_error(energy_j, error_j, format_energy)
+
+
+def metered_text(reading: EnergyReading) -> str:
+    """Which meter, and what its energy covers."""
+    if reading.scope is Scope.RECORDED:
+        return f"{reading.meter}: whatever its author metered"
+    return f"{reading.meter}: energy of the {reading.scope.value}"
 
 
 def latency_text(latency_s: float, error_s: float | None) -> str:

@@ -6,7 +6,7 @@ shows packages a second time. Counted here are packages, each once, and DRAM, wh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from polythrottle.clock import Clock
@@ -50,18 +50,32 @@ def rapl_meter(sysfs: Sysfs, clock: Clock, provenance: Provenance) -> CounterMet
     Raises:
         ControlError: there is no zone, or it is closed to this process (root only since CVE-2020-8694).
     """
-    zones = find_zones(sysfs)
-    if not zones:
+    counters = rapl_counters(sysfs)
+    if not counters:
         raise ControlError("no CPU package with an energy counter is listed in /sys/class/powercap")
+    return meter_of(counters, clock, provenance)
+
+
+def rapl_counters(sysfs: Sysfs) -> list[Counter]:
+    """The zones' counters; none where there is no zone.
+
+    Raises:
+        ControlError: one is closed to this process.
+    """
     counters = []
-    shortest_s = 1.0
-    for name, zone in zones:
+    for name, zone in find_zones(sysfs):
         sysfs.number(zone / "energy_uj")
         range_uj = sysfs.number(zone / "max_energy_range_uj")
         counters.append(Counter(name, _reader(sysfs, zone / "energy_uj"), range_uj / 1e6, STEP_J, TICK_S))
-        shortest_s = min(shortest_s, 0.5 * range_uj / 1e6 / MOST_W)
-    names = ", ".join(name for name, _ in zones)
-    return CounterMeter(About(f"RAPL {names}", Scope.CPU, provenance), counters, clock, shortest_s)
+    return counters
+
+
+def meter_of(counters: Sequence[Counter], clock: Clock, provenance: Provenance) -> CounterMeter:
+    """A meter over counters of the CPU, read in between often enough that none wraps unseen."""
+    ranges_j = [counter.range_j for counter in counters if counter.range_j is not None]
+    period_s = min(1.0, *(0.5 * range_j / MOST_W for range_j in ranges_j))
+    names = ", ".join(counter.name for counter in counters)
+    return CounterMeter(About(f"RAPL {names}", Scope.CPU, provenance), counters, clock, period_s)
 
 
 def _reader(sysfs: Sysfs, path: Path) -> Callable[[], float]:

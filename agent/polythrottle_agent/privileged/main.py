@@ -16,8 +16,10 @@ from polythrottle.errors import PolythrottleError
 from polythrottle_agent.audit import AuditLog
 from polythrottle_agent.discovery import Discovered, discover
 from polythrottle_agent.marks import marks_of, persistence_of
+from polythrottle_agent.meters.rapl import rapl_counters
 from polythrottle_agent.ports import ControlError
 from polythrottle_agent.privileged.custody import Custody
+from polythrottle_agent.privileged.energy import CounterShelf
 from polythrottle_agent.privileged.files import Files
 from polythrottle_agent.privileged.journal import DEFAULT_DIRECTORY, Journal, Owner, boot_id
 from polythrottle_agent.privileged.keeper import Keeper
@@ -157,12 +159,18 @@ def build_service(
         Owner.this_process("polythrottle-helper"),
         exclusive=False,
     )
+    try:
+        counters = rapl_counters(found.sysfs)
+    except ControlError as error:
+        log.warning("the CPU's energy cannot be read: %s", error)
+        counters = []
     return Service(
         identity=found.identity,
         custody=Custody(Keeper(controls, clock, on_disk), on_disk, clock, Reconciler(controls, clock, marks)),
         clock=clock,
         notes=found.notes,
         ttl_s=ttl_s,
+        counters=CounterShelf(counters, clock),
     )
 
 

@@ -88,6 +88,7 @@ VERBS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
     "restore": {"knob": (str,), "state": (dict,)},
     "keep": {"for_s": (int, float, type(None)), "reason": (str,)},
     "release": {},
+    "counters": {},
     "put_back": {"force": (bool,)},
 }
 """The closed list of verbs, each with all of its fields and their types. Every field must be there."""

@@ -10,9 +10,11 @@ from polythrottle import __version__
 from polythrottle.clock import Clock
 from polythrottle.configuration import Level, format_level
 from polythrottle.errors import InvalidInputError, PolythrottleError, StateError, did_you_mean
+from polythrottle.profiles import tables_digest
 from polythrottle.study import DeviceIdentity
 from polythrottle_agent.ports import ControlError
 from polythrottle_agent.privileged.custody import Custody
+from polythrottle_agent.privileged.energy import CounterShelf
 from polythrottle_agent.privileged.journal import Owner
 from polythrottle_agent.privileged.keeper import NotRestored, state_key
 from polythrottle_agent.privileged.lease import DEFAULT_TTL_S, HEARTBEATS_PER_TTL, LeaseBook
@@ -51,6 +53,7 @@ class Service:
     clock: Clock
     notes: tuple[str, ...] = ()
     ttl_s: float = DEFAULT_TTL_S
+    counters: CounterShelf | None = None
     protocols: Window = PROTOCOLS
     _connections: dict[int, Connection] = field(default_factory=dict)
     _states: dict[str, dict[str, None]] = field(default_factory=dict)
@@ -126,6 +129,7 @@ class Service:
             "keep": self._keep,
             "release": self._release,
             "put_back": self._put_back,
+            "counters": self._energy_counters,
         }[verb]
         try:
             return handler(peer, message)
@@ -151,16 +155,18 @@ class Service:
         return {"protocol": common, "helper": __version__, "ttl_s": self.ttl_s}
 
     def _describe(self, _peer: Peer, _message: Message) -> Message:
-        identity = self.identity
+        identity, controls = self.identity, self.custody.keeper.controls
+        levels = {name: control.levels for name, control in controls.items()}
         return {
             "device": {
                 "id": identity.id,
                 "board": identity.board,
                 "label": identity.label,
                 "provenance": identity.provenance.value,
-                "tables_digest": identity.tables_digest,
+                # Of the tables as they are now: which memory rates can be locked is only known once tried.
+                "tables_digest": tables_digest(levels),
             },
-            "knobs": {name: list(control.levels) for name, control in self.custody.keeper.controls.items()},
+            "knobs": {name: list(table) for name, table in levels.items()},
             "notes": list(self.notes),
         }
 
@@ -284,6 +290,9 @@ class Service:
             "knobs": [] if entry is None else list(entry.originals),
             "not_restored": [str(problem) for problem in problems],
         }
+
+    def _energy_counters(self, _peer: Peer, _message: Message) -> Message:
+        return {"counters": [] if self.counters is None else self.counters.describe()}
 
     # Parts
 
