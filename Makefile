@@ -20,7 +20,7 @@ INSTALL_INPUTS := pyproject.toml constraints.txt
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tune test test-integration test-kernel lint docs bench-optimizer bench-emulator bench-agent crash-campaign clean
+.PHONY: help setup tune test test-integration test-kernel lint docs bench-optimizer bench-emulator bench-agent bench-generator bench-two-phase bench-live bench-guard crash-campaign clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,7 +46,7 @@ $(RUNTIME_STAMP): $(INSTALL_INPUTS) | $(BIN)/python
 
 $(SETUP_STAMP): $(INSTALL_INPUTS) | $(BIN)/python
 	$(PIP) "$(TORCH)"
-	$(PIP) -e ".[tune,report,nvidia,emulator,peers,docs,dev]"
+	$(PIP) -e ".[tune,report,nvidia,emulator,peers,http,triton,onnx,docs,dev]"
 	@touch $(RUNTIME_STAMP) $@
 
 setup: $(SETUP_STAMP) ## Install everything into .venv (PIP_ARGS=... for pip, PYTHON=...)
@@ -58,12 +58,12 @@ tune: $(RUNTIME_STAMP) ## Tune the emulated Jetson Orin Nano (ARGS=... are added
 REALTIME := tests/integration tests/e2e/test_auto.py
 
 test: $(SETUP_STAMP) ## Run the tests and check the import arrows (ARGS=... for pytest)
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(foreach path,$(REALTIME),--ignore=$(path)) -k "not sysfs-" $(ARGS)
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(foreach path,$(REALTIME),--ignore=$(path)) -k "not sysfs- and not service-" $(ARGS)
 	$(BIN)/lint-imports
 
 test-integration: $(SETUP_STAMP) ## Run what `make test` leaves out: FUSE boards, fake NVML, root helper
 	$(BIN)/python -m pytest $(REALTIME) $(ARGS)
-	$(BIN)/python -m pytest tests/conformance -k "sysfs-" $(ARGS)
+	$(BIN)/python -m pytest tests/conformance -k "sysfs- or service-" $(ARGS)
 
 test-kernel: $(SETUP_STAMP) ## Run agent and helper on a real kernel in a small VM (root, QEMU; ARGS=--verbose)
 	@PYTHON=$(BIN)/python $(BIN)/python tests/kernel/run.py $(ARGS) || { status=$$?; [ $$status -eq 77 ] || exit $$status; }
@@ -85,6 +85,18 @@ bench-emulator: $(RUNTIME_STAMP) ## Print the emulator beside the paper's number
 
 bench-agent: $(SETUP_STAMP) ## Measure what the agent costs: sampler, memory, import (QUICK=1)
 	QUICK=$(QUICK) $(BIN)/python -m benchmarks.agent_overhead
+
+bench-two-phase: $(RUNTIME_STAMP) ## Split against joint search of the CPU stage (QUICK=1)
+	QUICK=$(QUICK) $(BIN)/python -m benchmarks.two_phase
+
+bench-generator: $(SETUP_STAMP) ## Measure the load generator: rate and lateness, beside wrk (cc, wrk; QUICK=1)
+	QUICK=$(QUICK) $(BIN)/python -m benchmarks.generator
+
+bench-live: $(RUNTIME_STAMP) ## Count trials that miss the SLO on live traffic, emulated (QUICK=1)
+	QUICK=$(QUICK) $(BIN)/python -m benchmarks.live_traffic
+
+bench-guard: $(SETUP_STAMP) ## Measure the guard: from a breach to restored clocks, emulated (FUSE; QUICK=1)
+	QUICK=$(QUICK) $(BIN)/python -m benchmarks.guard
 
 crash-campaign: $(SETUP_STAMP) ## Kill agent and helper everywhere: the board must be as it was (QUICK=1)
 	$(BIN)/python -m benchmarks.crash_campaign $(if $(QUICK),--quick) $(ARGS)

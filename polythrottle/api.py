@@ -7,30 +7,38 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 import platformdirs
 
-from polythrottle.clock import RealClock
-from polythrottle.configuration import Knob
+from polythrottle.clock import RealClock, VirtualClock
+from polythrottle.configuration import Configuration, Knob
 from polythrottle.errors import InvalidInputError
+from polythrottle.live_search import gate_of, rules_for, with_canary_of
 from polythrottle.objective import EnergyObjective, LatencySlo
 from polythrottle.spaces import SpaceChoice, build_space
 from polythrottle.studies import Finished
 from polythrottle.study import Strategy, Study, StudySpec, StudyState
+from polythrottle.traffic import LiveOptions, LiveTraffic
+from polythrottle.traffic_gate import TrafficGate
 from polythrottle.trial import Trial
 from polythrottle_agent.devices import open_device
 from polythrottle_agent.executor import Executor, Phase, StopRequested
 from polythrottle_agent.holding import DeviceLock, HeldDevice
+from polythrottle_agent.load.arrivals import Arrivals
 from polythrottle_agent.ports import Device
+from polythrottle_agent.stages import first_stage
+from polythrottle_agent.workloads.opening import ALWAYS_WATCHED, WorkloadOptions
 from polythrottle_server.database.opening import open_database
 from polythrottle_server.studies import EmbeddedStudies
 from polythrottle_server.suggesting import InProcessSuggester, SuggestionInterrupted
 
 STATE_DIR_VARIABLE = "POLYTHROTTLE_STATE_DIR"
 DATABASE = "polythrottle.sqlite"
+PRECISION = 0.05
 _RESUME_SEED_STEP = 1_000_003
 """An emulated device resumed after n trials must not repeat the noise of the first n."""
 
@@ -40,6 +48,8 @@ class TuneRequest:
     """What to tune, and how.
 
     `knobs` may carry levels, as in `mem_freq_mhz=204/2133`. `meter` names an external meter for `auto`.
+    `options` say how the workload is loaded. `precision`: how well each window has to know latency and
+    energy, as a share; None: `PRECISION` on hardware, and fixed windows where nothing real is measured.
     """
 
     slo: LatencySlo
@@ -48,6 +58,8 @@ class TuneRequest:
     meter: str | None = None
     knobs: tuple[str, ...] | None = None
     batch_sizes: tuple[int, ...] | None = None
+    options: WorkloadOptions = field(default_factory=WorkloadOptions)
+    precision: float | None = None
     fixed: tuple[tuple[str, str], ...] = ()
     strategy: Strategy = Strategy.INFORMED
     objective: EnergyObjective = EnergyObjective.ENERGY_PER_QUERY
@@ -55,7 +67,19 @@ class TuneRequest:
     max_time_s: float | None = None
     safe: bool = False
     keep_searching: bool = False
+    two_phase: bool = False
+    live: LiveOptions | None = None
     seed: int = 0
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the traffic is somebody's own: nothing is generated, and trials are felt."""
+        return self.options.watch or (self.workload or "").partition(":")[0] in ALWAYS_WATCHED
+
+    @property
+    def live_options(self) -> LiveOptions | None:
+        """What spares live traffic; None where a slow trial harms nobody."""
+        return self.live or (LiveOptions() if self.is_live else None)
 
 
 @dataclass(frozen=True)
@@ -91,12 +115,18 @@ class Stopping(Protocol):
     @property
     def now(self) -> bool: ...
 
+    def at_once(self) -> AbstractContextManager[None]:
+        """Around what only waits and measures: within it, stopping now raises KeyboardInterrupt."""
+
 
 class NeverStopping:
     """Runs to the end."""
 
     after_trial = False
     now = False
+
+    def at_once(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 def default_state_dir() -> Path:
@@ -124,7 +154,7 @@ def prepare(request: TuneRequest) -> Prepared:
     Raises:
         PolythrottleError: the device, a knob, a level or the SLO's statistic cannot be had.
     """
-    device = open_device(request.device, request.workload, request.seed, meter=request.meter)
+    device = _opened(request, request.seed)
     device.workload.check_statistic(request.slo.statistic)
     choice = build_space(
         {name: Knob(name, control.levels) for name, control in device.controls.items()},
@@ -134,6 +164,7 @@ def prepare(request: TuneRequest) -> Prepared:
         device.recorded,
         device.workload.default_batch_size,
     )
+    live = rules_for(request.live_options, request.strategy, device, choice.space)
     spec = StudySpec(
         device=device.identity,
         workload=device.workload.name,
@@ -145,14 +176,44 @@ def prepare(request: TuneRequest) -> Prepared:
         fixed=choice.fixed,
         baseline=device.stock_note is not None,
         strategy=request.strategy,
-        safe=request.safe,
+        safe=request.safe or live is not None,
         keep_searching=request.keep_searching,
         max_trials=request.max_trials,
         max_time_s=request.max_time_s,
         seed=request.seed,
         notes=(*device.notes, *choice.notes),
+        load=_load_text(request),
+        precision=request.precision or _usual_precision(device),
+        first_stage=first_stage(device.workload, choice.space) if request.two_phase else None,
+        live=live,
     )
     return Prepared(request, device, choice, spec)
+
+
+def _opened(request: TuneRequest, seed: int) -> Device:
+    return open_device(
+        request.device,
+        request.workload,
+        seed,
+        meter=request.meter,
+        options=replace(request.options, seed=seed),
+    )
+
+
+def _load_text(request: TuneRequest) -> str:
+    """The load in words: queries that arrive otherwise are another question."""
+    options = request.options
+    if request.is_live:
+        return "live traffic"
+    if options.closed_loop:
+        return f"closed loop on {options.connections} connections"
+    if options.rate_per_s is None and not options.arrivals.startswith("trace"):
+        return ""
+    return str(Arrivals.parse(options.arrivals, options.rate_per_s))
+
+
+def _usual_precision(device: Device) -> float | None:
+    return None if isinstance(device.clock, VirtualClock) else PRECISION
 
 
 def run(
@@ -163,10 +224,14 @@ def run(
     listener: Listener | None = None,
     stopping: Stopping | None = None,
     on_phase: Callable[[Phase], None] | None = None,
+    on_wait: Callable[[str], None] | None = None,
 ) -> Study:
     """Run the study to its end, or until `stopping` says so; the device is left as it was found.
 
     A study that is stopped ends as cancelled, with the best so far as its result; `resume` goes on with it.
+
+    Args:
+        on_wait: told why, where a rule of live traffic makes the search wait.
 
     Raises:
         DeviceBusyError: another run holds the device.
@@ -180,18 +245,21 @@ def run(
         device = prepared.device
         if study.trials:
             seed = prepared.request.seed + _RESUME_SEED_STEP * len(study.trials)
-            device = open_device(prepared.request.device, prepared.request.workload, seed)
+            device = _opened(prepared.request, seed)
         if listener is not None:
             listener.started(study, device.identity.label, prepared.notes)
-        with HeldDevice(device) as held:
+        live = prepared.request.live_options
+        with with_canary_of(live, device) as device, HeldDevice(device) as held:
+            gate = gate_of(prepared.spec.live, studies, study, device, held, stopping, on_wait)
             executor = Executor(
                 device,
                 held,
                 on_phase,
                 fixed=dict(prepared.choice.fixed),
                 should_stop=lambda: stopping.now,
+                at_once=stopping.at_once,
             )
-            return _loop(studies, study, executor, listener, stopping)
+            return _loop(studies, study, executor, listener, stopping, gate)
 
 
 def _fresh(studies: EmbeddedStudies, spec: StudySpec) -> Study:
@@ -231,9 +299,14 @@ def _same_question(one: StudySpec, other: StudySpec) -> bool:
     """Equal but for the budget, which a resumed run may raise."""
 
     def bare(spec: StudySpec) -> StudySpec:
-        return replace(spec, max_trials=1, max_time_s=None, notes=())
+        return replace(spec, max_trials=1, max_time_s=None, notes=(), live=_bare_live(spec.live))
 
     return bare(one) == bare(other)
+
+
+def _bare_live(live: LiveTraffic | None) -> LiveTraffic | None:
+    """Rules may change between runs, and what the device holds when one is resumed starts nothing anew."""
+    return None if live is None else LiveTraffic(Configuration.of({}))
 
 
 def _loop(
@@ -242,11 +315,17 @@ def _loop(
     executor: Executor,
     listener: Listener | None,
     stopping: Stopping,
+    gate: TrafficGate | None,
 ) -> Study:
     """ask → apply → settle → measure → tell, until there is an answer."""
     while True:
         if stopping.after_trial or stopping.now:
             return studies.cancel(study.id, "Stopped by the user.")
+        forbidden = None if gate is None else gate.before_trial(study)
+        if forbidden is not None:
+            return studies.cancel(study.id, f"Live traffic comes first: {forbidden}.")
+        if stopping.after_trial or stopping.now:
+            continue
         try:
             assignment = studies.ask(study.id)
         except SuggestionInterrupted:
@@ -262,8 +341,10 @@ def _loop(
         except StopRequested:
             return studies.cancel(study.id, "Stopped by the user in the middle of a trial.")
         study = studies.tell(study.id, trial.number, trial.attempt, outcome)
+        told = next(t for t in study.trials if t.number == trial.number)
+        if gate is not None:
+            gate.after_trial(told)
         if listener is not None:
-            told = next(t for t in study.trials if t.number == trial.number)
             listener.trial_finished(told, study)
 
 
@@ -280,6 +361,9 @@ def tune(
     max_trials: int = 20,
     max_time_s: float | None = None,
     safe: bool = False,
+    two_phase: bool = False,
+    options: WorkloadOptions | None = None,
+    precision: float | None = None,
     seed: int = 0,
     resume: bool = False,
     state_dir: Path | None = None,
@@ -303,6 +387,9 @@ def tune(
         max_trials=max_trials,
         max_time_s=max_time_s,
         safe=safe,
+        two_phase=two_phase,
+        options=options or WorkloadOptions(),
+        precision=precision,
         seed=seed,
     )
     return run(prepare(request), state_dir or default_state_dir(), resume=resume)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime, timedelta
 from typing import Protocol
 
 
@@ -22,6 +23,32 @@ class RealClock:
 
     def sleep(self, duration_s: float) -> None:
         time.sleep(max(duration_s, 0.0))
+
+
+class WallClock(Protocol):
+    """The time of day."""
+
+    def now(self) -> datetime:
+        """Local time, aware of its zone."""
+
+
+class MachineWallClock:
+    """The machine's local time."""
+
+    def now(self) -> datetime:
+        return datetime.now().astimezone()
+
+
+class WallClockOver:
+    """A time of day that goes on as another clock does: with a virtual one a day takes no time."""
+
+    def __init__(self, clock: Clock, began: datetime) -> None:
+        self._clock = clock
+        self._began = began
+        self._began_s = clock.now()
+
+    def now(self) -> datetime:
+        return self._began + timedelta(seconds=self._clock.now() - self._began_s)
 
 
 class VirtualClock:

@@ -39,6 +39,7 @@ SHORT_NAMES: Mapping[str, str] = {
     "cpu_cores": "cores",
     "batch_size": "batch",
     "power_limit_w": "cap",
+    "intra_op_threads": "threads",
 }
 
 

@@ -20,7 +20,7 @@ BATCH = "batch_size"
 GPU_MIN = "gpu_min_freq_mhz"
 GPU_MAX = "gpu_freq_mhz"
 
-DEFAULT_KNOBS = (GPU_MAX, "mem_freq_mhz", "cpu_freq_mhz", BATCH)
+DEFAULT_KNOBS = (GPU_MAX, "mem_freq_mhz", "cpu_freq_mhz", BATCH, "intra_op_threads")
 """Searched unless the user chooses: the knobs that matter most, without blowing up the grid."""
 
 LEVEL_SEPARATOR = "/"
@@ -57,8 +57,8 @@ def build_space(
     Args:
         available: every knob the device and workload have.
         chosen: names of the knobs to search, each optionally with the levels to try, as in
-            `mem_freq_mhz=204/2133/3199`. None: GPU max, memory, CPU and batch where there are any; of a
-            recorded table every knob with more than one level.
+            `mem_freq_mhz=204/2133/3199`. None: GPU max, memory, CPU, batch and threads where there are any;
+            of a recorded table every knob with more than one level.
         fixed: knob → level, as the user wrote it.
         batch_sizes: the batch sizes to try; None for all.
         recorded: the only configurations that exist, over all of `available`; None on a device that can

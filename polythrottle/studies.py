@@ -21,6 +21,9 @@ class MeasurementPlan:
 
     With a `precision` it also grows, up to `max_window_s`, until the upper confidence bound of the latency
     lies within that relative distance of its estimate, and the standard error of the energy is that small.
+
+    `stage` names a stage of the workload that is served alone, with everything that the configuration does
+    not name as found; None serves the whole workload.
     """
 
     settle_s: float = 1.0
@@ -31,6 +34,7 @@ class MeasurementPlan:
     abort_latency_s: float | None = None
     abort_after_queries: int = 50
     precision: float | None = None
+    stage: str | None = None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from enum import Enum
 from polythrottle.configuration import Configuration, Level, SearchSpace
 from polythrottle.measurement import Provenance
 from polythrottle.objective import EnergyObjective, LatencySlo
+from polythrottle.traffic import LiveTraffic
 from polythrottle.trial import Purpose, Trial
 
 
@@ -82,12 +83,22 @@ class DeviceIdentity:
 
 
 @dataclass(frozen=True)
+class FirstStage:
+    """A stage of the workload that is tuned alone, by one knob, before the rest: the first of two phases."""
+
+    name: str
+    knob: str
+
+
+@dataclass(frozen=True)
 class StudySpec:
     """Everything that defines a study. Two equal specs are the same study.
 
     `baseline` says whether the device as found can be measured. `anchor` is max clocks with the default
-    batch size. `max_trials` counts search trials with the
-    anchor (not the baseline, not confirmations); `max_time_s` is in the device's time.
+    batch size. `max_trials` counts search trials with the anchor (not the baseline, not confirmations);
+    `max_time_s` is in the device's time. `load` says in words how the workload is loaded: another load is
+    another question. `precision` is the measurement plan's. `live` holds the rules of live traffic; None
+    where a slow trial harms nobody.
     """
 
     device: DeviceIdentity
@@ -106,11 +117,18 @@ class StudySpec:
     max_time_s: float | None = None
     seed: int = 0
     notes: tuple[str, ...] = ()
+    load: str = ""
+    precision: float | None = None
+    first_stage: FirstStage | None = None
+    live: LiveTraffic | None = None
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over all windows of one configuration, with standard errors."""
+    """A mean over all windows of one configuration, with standard errors.
+
+    `latency_upper_s` is the 95 % upper confidence bound of the latency, on which the SLO is judged.
+    """
 
     configuration: Configuration
     energy_j: float
@@ -118,6 +136,7 @@ class Estimate:
     latency_s: float
     latency_error_s: float
     n_windows: int
+    latency_upper_s: float | None = None
 
 
 @dataclass(frozen=True)

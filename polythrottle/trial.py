@@ -21,6 +21,8 @@ class Purpose(str, Enum):
     """The device as found: what the user has today."""
     ANCHOR = "anchor"
     """Max clocks: fixes the scale and tells whether the SLO can be reached."""
+    STAGE = "stage"
+    """One stage of the workload alone, by one knob, everything else as found: the first of two phases."""
     SEARCH = "search"
     CONFIRM = "confirm"
     """A repeat of the winner, the runner-up or max clocks before the answer is given."""

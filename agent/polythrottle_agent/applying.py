@@ -9,11 +9,14 @@ from enum import Enum
 
 from polythrottle.clock import Clock
 from polythrottle.configuration import Configuration
+from polythrottle.errors import InvalidInputError
 from polythrottle.measurement import Unavailable
 from polythrottle.objective import LatencySlo
+from polythrottle.profiles import resolve_board
 from polythrottle.studies import Aborted, Assignment, Failed, MeasurementPlan, Outcome
+from polythrottle.study import DeviceIdentity
 from polythrottle.trial import Purpose, Trial
-from polythrottle_agent.executor import Executor
+from polythrottle_agent.executor import Executor, StopRequested
 from polythrottle_agent.holding import HeldDevice
 from polythrottle_agent.ports import Control, ControlError, Device, Safekeeping
 
@@ -31,6 +34,7 @@ WATCH_S = 1.0
 class Bare:
     """A device without meter and workload: it can be set, and nothing can be measured on it."""
 
+    identity: DeviceIdentity
     controls: Mapping[str, Control]
     clock: Clock
     safekeeping: Safekeeping | None
@@ -67,6 +71,45 @@ Confirm = Callable[[str], bool]
 """Asks the user, who is told what was measured. Silence is a no."""
 
 
+def check_device(tuned: DeviceIdentity, here: DeviceIdentity) -> str | None:
+    """Whether what was found on one device may be applied to another.
+
+    Returns:
+        A sentence for the user where they are of one kind and not the same; None where they are the same.
+
+    Raises:
+        InvalidInputError: another board, whose levels mean other speeds and other watts.
+    """
+    if _board(tuned.board) != _board(here.board):
+        raise InvalidInputError(
+            f"This was found on {tuned.label} ({tuned.board}), and here is {here.label} ({here.board}): "
+            "a configuration is not applied to another board; tune this one."
+        )
+    if tuned.provenance is not here.provenance:
+        return (
+            f"this was found on {tuned.label} ({tuned.provenance.value}), and here is {here.label} "
+            f"({here.provenance.value}): what is best there need not be best here"
+        )
+    if tuned.id != here.id:
+        return (
+            f"this was found on another device of the same board ({tuned.id}; here is {here.id}): "
+            "what is best there need not be best here"
+        )
+    if tuned.tables_digest not in ("", here.tables_digest):
+        return (
+            f"the levels that {here.label} takes are others than when this was found: another power mode, "
+            "other limits, or another release of its software"
+        )
+    return None
+
+
+def _board(name: str) -> str:
+    try:
+        return resolve_board(name)
+    except InvalidInputError:  # a board without a profile has only this name
+        return name
+
+
 def apply_or_revert(
     device: Device | Bare,
     configuration: Configuration,
@@ -81,7 +124,7 @@ def apply_or_revert(
         slo: with an absolute limit; None where nobody named one.
         confirm: asked where the SLO was not measured as met.
         for_s: how long to hold the configuration; None: until somebody restores.
-        should_stop: ends a hold in this process early.
+        should_stop: ends the trial, or a hold in this process, early; the device is put back.
 
     Raises:
         PolythrottleError: the device is held by somebody else, or a level is not in its tables.
@@ -89,7 +132,9 @@ def apply_or_revert(
     held = HeldDevice(device)
     with held:
         try:
-            judgement = _measured(device, held, configuration, slo)
+            judgement = _measured(device, held, configuration, slo, should_stop)
+        except StopRequested:
+            return _reverted(held, "Stopped by the user.")
         except ControlError as error:
             return _reverted(held, f"The device refused: {error}.")
         if should_stop():
@@ -109,14 +154,18 @@ def _reverted(held: HeldDevice, reason: str) -> Applied:
 
 
 def _measured(
-    device: Device | Bare, held: HeldDevice, configuration: Configuration, slo: LatencySlo | None
+    device: Device | Bare,
+    held: HeldDevice,
+    configuration: Configuration,
+    slo: LatencySlo | None,
+    should_stop: Callable[[], bool],
 ) -> Judgement:
     if isinstance(device, Bare) or slo is None:
         held.apply(configuration, "polythrottle apply")
         why = "no SLO was named" if slo is None else "this device has no workload to measure"
         return Judgement(None, f"Whether the SLO is met is not known: {why}.")
     trial = Trial(1, Purpose.CONFIRM, configuration)
-    outcome = Executor(device, held).run(Assignment(trial, _plan(slo)), slo)
+    outcome = Executor(device, held, should_stop=should_stop).run(Assignment(trial, _plan(slo)), slo)
     return judge(outcome, slo)
 
 

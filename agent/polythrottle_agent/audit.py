@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from polythrottle_agent.privileged.files import Files
 from polythrottle_agent.privileged.journal import Owner
 
 FILE_NAME = "audit.jsonl"
+GROUP = "polythrottle"
 ROTATE_BYTES = 8 * 2**20
 KEPT_ROTATIONS = 4
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
@@ -45,13 +47,21 @@ class Record:
 class AuditLog:
     """Append-only, one JSON object a line, each on disk before `write` returns.
 
-    Rotated by size: `audit.jsonl.1` is the newest of the old ones.
+    Rotated by size: `audit.jsonl.1` is the newest of the old ones. The members of `group` may read it, where
+    there is such a group.
     """
 
-    def __init__(self, directory: Path, files: Files | None = None, rotate_bytes: int = ROTATE_BYTES) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        files: Files | None = None,
+        rotate_bytes: int = ROTATE_BYTES,
+        group: str = GROUP,
+    ) -> None:
         self.path = directory / FILE_NAME
         self._files = files if files is not None else Files()
         self._rotate_bytes = rotate_bytes
+        self._group = group
 
     def write(
         self,
@@ -80,7 +90,9 @@ class AuditLog:
         self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         self._rotate()
         line = json.dumps(asdict(record), ensure_ascii=False).encode() + b"\n"
-        self._files.append(self.path, line if self._ends_a_line() else b"\n" + line)
+        content = line if self._ends_a_line() else b"\n" + line
+        gid = None if self.path.exists() else _gid(self._group)
+        self._files.append(self.path, content, gid=gid)
 
     def _ends_a_line(self) -> bool:
         """A crash may have cut the last line short; the next one must not be lost with it."""
@@ -136,6 +148,13 @@ def _record(line: bytes) -> Record | None:
         found: Any = json.loads(line)
         return Record(**{field.name: found[field.name] for field in fields(Record)})
     except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _gid(group: str) -> int | None:
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:  # the service was not installed here
         return None
 
 

@@ -61,8 +61,13 @@ def read_hold_file(path: Path) -> Mapping[str, Level]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InvalidInputError(f"{path} cannot be read ({error}).") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InvalidInputError(f"{path} cannot be read ({reason}).") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f" at line {mark.line + 1}"
+        raise InvalidInputError(f"{path} is not YAML{where}; write `gpu_freq_mhz: 612`.") from error
     if not isinstance(content, dict) or not all(
         isinstance(level, (int, float, str)) and not isinstance(level, bool) for level in content.values()
     ):

@@ -10,7 +10,9 @@ from pathlib import Path
 from polythrottle.clock import Clock, VirtualClock
 from polythrottle.errors import InvalidInputError, NoDeviceError, did_you_mean
 from polythrottle.profiles import resolve_board
+from polythrottle_agent.load.options import Load
 from polythrottle_agent.ports import Device
+from polythrottle_agent.workloads.opening import WorkloadOptions
 
 AUTO, EMULATED, REPLAY = "auto", "emulated", "replay"
 SCHEMES = (AUTO, EMULATED, REPLAY)
@@ -32,6 +34,8 @@ def open_device(
     *,
     root: Path | None = None,
     meter: str | None = None,
+    load: Load | None = None,
+    options: WorkloadOptions | None = None,
 ) -> Device:
     """Open a device for a study.
 
@@ -43,6 +47,8 @@ def open_device(
             replays take no time.
         root: where `auto` looks for /sys, /proc and /dev; None for `$POLYTHROTTLE_SYSROOT`, or /.
         meter: an external meter for `auto`: `file:PATH` or `command:PROGRAM ARGUMENTS`.
+        options: how the workload is loaded, as a user says it.
+        load: of `emulated`: at which rate queries arrive; None serves batches back to back.
 
     Raises:
         InvalidInputError: unknown kind of device, board, workload or meter, or a table that cannot be used.
@@ -53,7 +59,7 @@ def open_device(
     if scheme == AUTO:
         if colon and not rest:
             raise InvalidInputError(f"Device {text!r} is not complete; write auto, or auto:UUID of a GPU.")
-        return _open_auto(root, workload, clock, meter, rest or None)
+        return _open_auto(root, workload, clock, meter, rest or None, options)
     if meter is not None:
         raise InvalidInputError(
             f"Device {text!r} has its own meter; leave --meter out, or use --device auto."
@@ -63,17 +69,43 @@ def open_device(
     if not rest:
         example = "emulated:orin-nano-8gb" if scheme == EMULATED else "replay:TABLE.csv"
         raise InvalidInputError(f"Device {text!r} is not complete; write for example {example}.")
+    if load is None and options is not None:
+        load = _emulated_load(options)
     if scheme == REPLAY:
+        if load is not None and load.arrivals is not None:
+            raise InvalidInputError(
+                f"Device {text!r} is a recorded table, whose latencies stand as they are; leave --rate out."
+            )
         from polythrottle_agent.replay import open_replay
 
         return open_replay(Path(rest).expanduser(), workload, clock or VirtualClock())
     from polythrottle_agent.emulation import open_emulated
 
-    return open_emulated(_emulated_board(rest), workload, clock or VirtualClock(), seed)
+    return open_emulated(_emulated_board(rest), workload, clock or VirtualClock(), seed, load=load)
+
+
+def _emulated_load(options: WorkloadOptions) -> Load | None:
+    """The load of a workload that is part of the device; None where it is served back to back.
+
+    Raises:
+        InvalidInputError: an option that only means something to a service.
+    """
+    if options.watch or options.method or options.headers or options.body or options.success or options.data:
+        raise InvalidInputError(
+            "This device serves its own workload: --watch, --method, --header, --body, --success and --data "
+            "are for services; leave them out, or use --device auto."
+        )
+    has_arrivals = options.rate_per_s is not None or options.arrivals.startswith("trace")
+    return options.load() if has_arrivals else None
 
 
 def _open_auto(
-    root: Path | None, workload: str | None, clock: Clock | None, meter: str | None, gpu: str | None
+    root: Path | None,
+    workload: str | None,
+    clock: Clock | None,
+    meter: str | None,
+    gpu: str | None,
+    options: WorkloadOptions | None,
 ) -> Device:
     if root is None:
         root = sysroot()
@@ -82,7 +114,7 @@ def _open_auto(
         raise NoDeviceError(_no_device(findings))
     from polythrottle_agent.hardware import open_hardware
 
-    return open_hardware(root, workload, clock, meter=meter, gpu=gpu)
+    return open_hardware(root, workload, clock, meter=meter, gpu=gpu, options=options)
 
 
 def _unknown_scheme(text: str, scheme: str) -> str:

@@ -14,9 +14,10 @@ from polythrottle.configuration import UNITS, Level, format_level
 from polythrottle.errors import PolythrottleError
 from polythrottle_agent.context import other_controllers
 from polythrottle_agent.discovery import Discovered, discover
+from polythrottle_agent.nvidia_gpu import SeveralGpus
 from polythrottle_agent.ports import Control, ControlError
 from polythrottle_agent.privileged.client import HelperClient, HelperControl, helper_device, socket_path
-from polythrottle_agent.privileged.journal import Journal, boot_id
+from polythrottle_agent.privileged.journal import boot_id, kept_entries
 from polythrottle_agent.privileged.patient import PatientControl
 
 GROUP = "polythrottle"
@@ -61,6 +62,8 @@ def diagnose(root: Path, state_dir: Path, clock: Clock, gpu: str | None = None) 
     """Look at the machine below `root`. Never raises for what it finds broken: that is its answer."""
     try:
         found = discover(root, clock=clock, gpu=gpu, state_dir=state_dir)
+    except SeveralGpus as error:
+        return Diagnosis(None, (Check("device", State.MISSING, str(error.named_by("--gpu {}"))),))
     except (ControlError, PolythrottleError) as error:
         return Diagnosis(None, (Check("device", State.MISSING, str(error)),))
     helper = _helper_checks(found)
@@ -195,16 +198,21 @@ def _meter_checks(found: Discovered) -> Iterator[Check]:
 
 
 def _journal_checks(root: Path, state_dir: Path) -> Iterator[Check]:
+    """Of every device: originals of another one than this have to be put back too."""
     try:
-        entry = Journal(state_dir, boot_id(root)).read()
+        entries, problems = kept_entries(state_dir, boot_id(root))
     except PolythrottleError as error:
-        yield Check("journal", State.WARNING, str(error))
-        return
-    if entry is None:
+        entries, problems = (), (str(error),)
+    for problem in problems:
+        yield Check("journal", State.WARNING, problem)
+    if not entries and not problems:
         yield Check("journal", State.OK, "nothing to put back")
-        return
-    text = f"originals of {', '.join(entry.originals)}, kept for {entry.owner} since {entry.written_at}"
-    yield Check("journal", State.NOTE, text, "polythrottle restore, unless a run is under way")
+    for entry in entries:
+        text = (
+            f"originals of {', '.join(entry.originals)} of {entry.device_id}, kept for {entry.owner} since "
+            f"{entry.written_at}"
+        )
+        yield Check("journal", State.NOTE, text, "polythrottle restore, unless a run is under way")
 
 
 def _surroundings(found: Discovered) -> Iterator[Check]:

@@ -28,18 +28,20 @@ from polythrottle_agent.controls.cpu_clocks import (
     find_policies,
     present_maxima,
 )
-from polythrottle_agent.controls.cpu_cores import CORES_KNOB, CpuCores, online_cpus, present_cpus
+from polythrottle_agent.controls.cpu_cores import CORES_KNOB, CpuCores, online_cpus
 from polythrottle_agent.controls.jetson_gpu import (
+    GPU_ALWAYS_ON_KNOB,
     GPU_KNOB,
     GPU_MIN_KNOB,
     GpuRange,
+    JetsonGpuAlwaysOn,
     JetsonGpuMax,
     JetsonGpuMin,
     find_gpu_nodes,
 )
 from polythrottle_agent.controls.jetson_memory import CLOCK, MEM_KNOB, POSSIBLE_RATES, JetsonMemory
 from polythrottle_agent.controls.memory_rates import LockableRates
-from polythrottle_agent.identity import identify
+from polythrottle_agent.identity import device_id, identify
 from polythrottle_agent.limits import OperatorLimits, load_limits
 from polythrottle_agent.meters.ina import ina_meter
 from polythrottle_agent.meters.rapl import find_zones, rapl_meter
@@ -99,6 +101,7 @@ def discover(
     gpu: str | None = None,
     state_dir: Path | None = None,
     wait_s: float = 0.0,
+    limits: OperatorLimits | None = None,
 ) -> Discovered:
     """Look at the machine below `root`.
 
@@ -107,12 +110,14 @@ def discover(
         gpu: UUID or PCI address of the NVIDIA GPU, where there are several.
         state_dir: where the journal lies, and the memory rates that were probed in this boot; None: nowhere.
         wait_s: how long to wait for a Jetson's GPU, whose node can come late in boot.
+        limits: in place of the operator's file, which must not keep a device from being put back.
 
     Raises:
         InvalidInputError: the operator's limits cannot be understood.
         ControlError: `gpu` names none, or there are several and none is named.
     """
-    return _Search(Sysfs(root), clock or RealClock(), load_limits(root), state_dir).run(nvml, gpu, wait_s)
+    limits = limits if limits is not None else load_limits(root)
+    return _Search(Sysfs(root), clock or RealClock(), limits, state_dir).run(nvml, gpu, wait_s)
 
 
 class _Search:
@@ -126,16 +131,16 @@ class _Search:
         self._notes: list[str] = []
         self._no_meter: list[str] = []
         self._memory: JetsonMemory | None = None
-        self._originals = self._kept_originals()
+        self._originals: Originals = {}
 
-    def _kept_originals(self) -> Originals:
-        """What the journal of this boot holds: while somebody has the device, that is what was found."""
+    def _kept_originals(self, device: str) -> Originals:
+        """What the device's journal of this boot holds: while somebody has it, that is what was found."""
         if self._state_dir is None:
             return {}
         from polythrottle_agent.privileged.journal import Journal, boot_id
 
         try:
-            entry = Journal(self._state_dir, boot_id(self._sysfs.root)).read()
+            entry = Journal(self._state_dir, boot_id(self._sysfs.root), device).read()
         except StateError as error:
             self._notes.append(str(error))
             return {}
@@ -159,6 +164,8 @@ class _Search:
             meters.append(found.meter)
             witnesses.append(found.witness)
             self._notes += found.notes
+        provenance = Provenance.EMULATED if is_emulated(sysfs) else Provenance.MEASURED
+        self._originals = self._kept_originals(device_id(sysfs, self._profile, uuid, provenance))
         if node is not None:
             controls |= self._jetson_gpu(node)
         if is_jetson:
@@ -170,7 +177,6 @@ class _Search:
             for name, control in controls.items()
             if len(control.levels) > 1 or name in self._originals
         }
-        provenance = Provenance.EMULATED if is_emulated(sysfs) else Provenance.MEASURED
         meters += self._meters(is_jetson, provenance)
         self._context(is_jetson)
         watched = {name: c for name, c in controls.items() if uuid is None or name in (CPU_KNOB, CORES_KNOB)}
@@ -239,10 +245,13 @@ class _Search:
             mode = self._mode.mode()
             return present_mhz if mode is None or mode.gpu_mhz is None else mode.gpu_mhz
 
-        return {
+        controls: dict[str, Control] = {
             GPU_KNOB: JetsonGpuMax(gpu, Bounds.of(GPU_KNOB, self._limits, cap)),
             GPU_MIN_KNOB: JetsonGpuMin(gpu, Bounds.of(GPU_MIN_KNOB, self._limits, cap)),
         }
+        if JetsonGpuAlwaysOn.is_here(gpu):
+            controls[GPU_ALWAYS_ON_KNOB] = JetsonGpuAlwaysOn(gpu)
+        return controls
 
     def _jetson_memory(self) -> dict[str, Control]:
         sysfs, mode = self._sysfs, self._mode
@@ -294,7 +303,11 @@ class _Search:
         reassert = clocks.reassert if clocks is not None else lambda: None
         try:
             controls[CORES_KNOB] = CpuCores(
-                sysfs, self._usable_cpus(is_jetson), Bounds.of(CORES_KNOB, self._limits), reassert
+                sysfs,
+                self._usable_cpus(is_jetson),
+                Bounds.of(CORES_KNOB, self._limits),
+                reassert,
+                self._mode_s_cpus,
             )
         except ControlError as error:
             self._notes.append(f"The number of CPUs cannot be set: {error}.")
@@ -304,15 +317,18 @@ class _Search:
             self._notes.append("The CPU's clock cannot be set: the kernel shows no cpufreq policy.")
         return controls
 
+    def _mode_s_cpus(self) -> frozenset[int] | None:
+        mode = self._mode.mode()
+        return None if mode is None or not mode.cpus_online else mode.cpus_online | {0}
+
     def _usable_cpus(self, is_jetson: bool) -> frozenset[int]:
-        """The mode's CPUs; where no mode says, the ones that run now: nobody's choice is undone."""
-        mode = self._mode.mode() if is_jetson else None
-        if mode is not None and mode.cpus_online:
-            return (mode.cpus_online | {0}) & frozenset(present_cpus(self._sysfs))
+        """The CPUs that run now, within the power mode's: nobody's choice to switch one off is undone."""
         kept = self._originals.get(CORES_KNOB, {})
-        return online_cpus(self._sysfs) | {
+        found = online_cpus(self._sysfs) | {
             int(cpu.removeprefix("cpu")) for cpu, state in kept.items() if state == "1"
         }
+        allowed = self._mode_s_cpus() if is_jetson else None
+        return found if allowed is None else allowed & found
 
     def _meters(self, is_jetson: bool, provenance: Provenance) -> list[Meter]:
         sysfs, clock = self._sysfs, self._clock

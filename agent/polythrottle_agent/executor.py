@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import Enum
 
 from polythrottle.configuration import Configuration, Level, format_level
-from polythrottle.errors import InvalidInputError
+from polythrottle.errors import InvalidInputError, did_you_mean
 from polythrottle.measurement import EnergyReading, Measurement, Provenance, Unavailable
 from polythrottle.objective import LatencySlo
 from polythrottle.studies import Aborted, Assignment, Failed, Measured, MeasurementPlan, Outcome
 from polythrottle.trial import STOCK
 from polythrottle_agent.holding import HeldDevice
-from polythrottle_agent.ports import ControlError, Device, EnergyWindow, MayEnd, Seen, Served
+from polythrottle_agent.ports import (
+    ControlError,
+    Device,
+    EnergyWindow,
+    MayEnd,
+    Seen,
+    Served,
+    Workload,
+    stages_of,
+)
 
 CLOCK_TOLERANCE = 0.02
 """A clock this close to the requested one is that clock: counters and dividers round."""
@@ -30,7 +39,7 @@ class Phase(str, Enum):
 
 
 class StopRequested(Exception):
-    """The trial was given up between two phases because `should_stop` said so; it has no outcome."""
+    """The trial was given up, between two phases or in the middle of a window; it has no outcome."""
 
 
 class Executor:
@@ -38,6 +47,8 @@ class Executor:
 
     `fixed` is applied with every configuration, except with STOCK, which puts everything back as it was
     found. The device is left as the trial set it: `held` restores it.
+
+    `at_once` is entered around what only waits and measures: a KeyboardInterrupt within gives the trial up.
     """
 
     def __init__(
@@ -48,12 +59,14 @@ class Executor:
         *,
         fixed: Mapping[str, Level] | None = None,
         should_stop: Callable[[], bool] | None = None,
+        at_once: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._device = device
         self._held = held
         self._on_phase = on_phase
         self._fixed = dict(fixed or {})
         self._should_stop = should_stop
+        self._at_once = at_once
 
     def run(self, assignment: Assignment, slo: LatencySlo) -> Outcome:
         """Run a trial to its outcome.
@@ -63,25 +76,46 @@ class Executor:
 
         Raises:
             InvalidInputError: the workload cannot give the SLO's statistic.
-            StopRequested: `should_stop` turned true.
+            StopRequested: `should_stop` turned true, or `at_once` raised.
         """
-        self._device.workload.check_statistic(slo.statistic)
+        workload = self._workload(assignment.plan)
+        workload.check_statistic(slo.statistic)
         configuration, plan = assignment.trial.configuration, assignment.plan
         started_s = self._device.clock.now()
         windows: list[EnergyWindow | Unavailable] = []
         try:
             with self._metered(windows):
                 self._enter(Phase.APPLYING)
+                if plan.stage is not None:
+                    self._apply(STOCK)  # its knob is all that differs from the device as found
                 self._apply(configuration)
                 accepted = self._device.accepted()
                 self._enter(Phase.SETTLING)
-                self._device.clock.sleep(plan.settle_s)
+                with self._given_up(Phase.SETTLING):
+                    self._device.clock.sleep(plan.settle_s)
                 self._enter(Phase.WARMING_UP)
-                self._device.workload.warm_up(plan.warmup_queries)
+                with self._given_up(Phase.WARMING_UP):
+                    workload.warm_up(plan.warmup_queries)
             self._enter(Phase.MEASURING)
             return self._measure(configuration, accepted, plan, slo, started_s, windows)
         except ControlError as error:
             return self._failed(f"{configuration or 'stock'}: {error}", started_s, windows)
+
+    def _workload(self, plan: MeasurementPlan) -> Workload:
+        """What is served: the workload, or a stage of it.
+
+        Raises:
+            InvalidInputError: the workload has no such stage.
+        """
+        workload = self._device.workload
+        if plan.stage is None:
+            return workload
+        stages = stages_of(workload)
+        if plan.stage not in stages:
+            raise InvalidInputError(
+                f"Workload {workload.name} has no stage {plan.stage!r}; {did_you_mean(plan.stage, stages)}"
+            )
+        return stages[plan.stage]
 
     def _failed(self, reason: str, started_s: float, windows: list[EnergyWindow | Unavailable]) -> Failed:
         """A failed trial costs time and energy too."""
@@ -100,6 +134,18 @@ class Executor:
             yield
         finally:
             windows.append(self._device.meter.end())
+
+    @contextmanager
+    def _given_up(self, phase: Phase) -> Iterator[None]:
+        """
+        Raises:
+            StopRequested: the user wants to stop now.
+        """
+        try:
+            with self._at_once():
+                yield
+        except KeyboardInterrupt:
+            raise StopRequested(phase.value) from None
 
     def _enter(self, phase: Phase) -> None:
         if self._should_stop is not None and self._should_stop():
@@ -134,7 +180,9 @@ class Executor:
             device.witness.begin()
         device.meter.begin()
         try:
-            served = device.workload.serve(plan, slo.statistic, self._energy_is_known(plan))
+            serve = self._workload(plan).serve
+            with self._given_up(Phase.MEASURING):
+                served = serve(plan, slo.statistic, self._energy_is_known(plan))
             # Read before anything else: clocks fall as soon as the load is gone.
             observed = device.observed()
         finally:

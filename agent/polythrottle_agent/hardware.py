@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,8 @@ from polythrottle.measurement import Provenance, Scope
 from polythrottle.study import DeviceIdentity
 from polythrottle_agent.discovery import Discovered, discover
 from polythrottle_agent.meters.external import open_external
-from polythrottle_agent.ports import Control, ControlError, Device, Meter, Safekeeping, Workload
+from polythrottle_agent.ports import Control, ControlError, Device, Meter, Safekeeping
+from polythrottle_agent.workloads.opening import Opened, WorkloadOptions, is_workload, open_workload
 
 if TYPE_CHECKING:
     from polythrottle_agent.privileged.client import HelperClient
@@ -48,13 +50,15 @@ def open_hardware(
     *,
     meter: str | None = None,
     gpu: str | None = None,
+    options: WorkloadOptions | None = None,
 ) -> Device:
     """The device of the machine below `root`. Only reads.
 
     Args:
-        workload: which workload; None for the only one.
+        workload: which workload, as `open_workload` takes it; None for the only one of an emulated board.
         meter: an external meter, as `open_external` takes it; None for the machine's own.
         gpu: UUID or PCI address of the NVIDIA GPU, where there are several.
+        options: how the workload is loaded.
 
     Raises:
         NoDeviceError: nothing here can be controlled, or not by this user.
@@ -63,25 +67,43 @@ def open_hardware(
     clock = clock or RealClock()
     try:
         found = discover(root, clock=clock, gpu=gpu, state_dir=state_directory(root), wait_s=GPU_WAIT_S)
-        hands = find_hands(found)
-        if not hands.controls:
-            raise NoDeviceError(_nothing_to_set(found))
-        chosen = _meter(found, meter, clock, hands.client)
-        serving, more = find_workload(root, workload, clock, found)
-        controls = {**_covered(hands.controls, chosen), **more}
-        return Device(
-            identity=hands.identity,
-            controls=controls,
-            meter=chosen,
-            workload=serving,
-            clock=clock,
-            stock_note=stock_note(controls, found),
-            safekeeping=hands.safekeeping,
-            witness=found.witness,
-            notes=(*hands.notes, *_self_check(chosen, found)),
-        )
+        with ExitStack() as opened:
+            hands = find_hands(found)
+            if hands.client is not None:
+                opened.callback(hands.client.close)
+            device = _device(found, hands, root, workload, clock, meter, options or WorkloadOptions())
+            opened.pop_all()  # from here on the connection is the device's
+            return device
     except ControlError as error:
         raise NoDeviceError(f"The hardware here cannot be used: {error}.") from error
+
+
+def _device(
+    found: Discovered,
+    hands: Hands,
+    root: Path,
+    workload: str | None,
+    clock: Clock,
+    meter: str | None,
+    options: WorkloadOptions,
+) -> Device:
+    if not hands.controls:
+        raise NoDeviceError(_nothing_to_set(found))
+    chosen = _meter(found, meter, clock, hands.client)
+    covered = _covered(hands.controls, chosen)
+    serving = find_workload(root, workload, clock, found, options, covered)
+    controls = {**covered, **serving.controls}
+    return Device(
+        identity=hands.identity,
+        controls=controls,
+        meter=chosen,
+        workload=serving.workload,
+        clock=clock,
+        stock_note=stock_note(controls, found),
+        safekeeping=hands.safekeeping,
+        witness=found.witness,
+        notes=(*hands.notes, *_self_check(chosen, found), *serving.notes),
+    )
 
 
 def state_directory(root: Path) -> Path:
@@ -117,13 +139,17 @@ def find_hands(found: Discovered) -> Hands:
 
 
 def _by_helper(found: Discovered, client: HelperClient) -> Hands:
-    from polythrottle_agent.privileged.client import Leased, helper_device
+    """
+    Raises:
+        HelperError: it serves another device, such as another GPU of this machine.
+    """
+    from polythrottle_agent.privileged.client import HelperError, Leased, helper_device
     from polythrottle_agent.privileged.journal import Owner
 
     identity, controls, notes = helper_device(client)
     if identity.id != found.identity.id:
         client.close()
-        raise NoDeviceError(
+        raise HelperError(
             f"The helper writes to {identity.label} ({identity.id}), and here is {found.identity.label} "
             f"({found.identity.id}); start it for this device."
         )
@@ -132,17 +158,18 @@ def _by_helper(found: Discovered, client: HelperClient) -> Hands:
 
 def _directly(found: Discovered) -> Hands:
     from polythrottle_agent.audit import AuditLog
+    from polythrottle_agent.marks import marks_of
     from polythrottle_agent.privileged.journal import Journal, Owner, boot_id
     from polythrottle_agent.privileged.on_disk import OnDisk
     from polythrottle_agent.privileged.patient import PatientControl
 
     directory = state_directory(found.sysfs.root)
     keeping = OnDisk(
-        Journal(directory, boot_id(found.sysfs.root)),
+        Journal(directory, boot_id(found.sysfs.root), found.identity.id),
         AuditLog(directory),
-        found.identity.id,
         Owner.this_process(),
         knobs=tuple(found.controls),
+        power_mode=lambda: marks_of(found.sysfs).power_mode,
     )
     controls = {name: PatientControl(control) for name, control in found.controls.items()}
     notes = found.notes
@@ -187,14 +214,22 @@ def _covered(controls: Mapping[str, Control], meter: Meter) -> dict[str, Control
 
 
 def find_workload(
-    root: Path, name: str | None, clock: Clock, found: Discovered
-) -> tuple[Workload, Mapping[str, Control]]:
+    root: Path,
+    name: str | None,
+    clock: Clock,
+    found: Discovered,
+    options: WorkloadOptions,
+    controls: Mapping[str, Control],
+) -> Opened:
     """What is served on this machine, and the controls that the workload brings.
 
     Raises:
-        NoDeviceError: nothing is served here.
-        InvalidInputError: the workload that is served has another name.
+        NoDeviceError: no workload is named.
+        InvalidInputError: it is not one, or cannot be reached.
     """
+    if name is not None and is_workload(name):
+        opened = open_workload(name, options, clock, controls=controls, provenance=found.identity.provenance)
+        return _with_the_service_s_batch(opened, root)
     if found.identity.provenance is Provenance.EMULATED:
         from polythrottle_agent.workloads.emulated_remote import RemoteBatchControl, RemoteEmulatedWorkload
 
@@ -203,12 +238,30 @@ def find_workload(
             raise InvalidInputError(
                 f"The emulated board serves {workload.name}, not {name!r}; leave --workload out."
             )
+        if options.rate_per_s is not None or options.closed_loop:
+            raise InvalidInputError(
+                "The emulated board serves its batches back to back; for a load of your own run "
+                "`polythrottle emulate serve` and name its --workload http:URL."
+            )
         batch = RemoteBatchControl(root)
-        return workload, {batch.knob: batch}
+        return Opened(workload, {batch.knob: batch})
+    problem = "and no workload is named" if name is None else f"and {name!r} is no workload"
     raise NoDeviceError(
-        f"Found {found.identity.label}: its clocks can be set and its energy can be read, but this release "
-        "has no workload for real hardware yet. `polythrottle doctor` shows what works here."
+        f"Found {found.identity.label}, {problem}; name what it serves, as in --workload http:URL --rate 20, "
+        "triton:URL/MODEL, onnx:FILE or command:PROGRAM."
     )
+
+
+def _with_the_service_s_batch(opened: Opened, root: Path) -> Opened:
+    """The batch size of `polythrottle emulate serve`, where that runs on the emulated board below `root`."""
+    from polythrottle_agent.workloads.emulated_remote import RemoteBatchControl, RemoteBoard
+
+    if not RemoteBoard.is_at(root) or RemoteBoard(root).service_url() is None:
+        return opened
+    batch = RemoteBatchControl(root)
+    if batch.knob in opened.controls:
+        return opened
+    return replace(opened, controls={**opened.controls, batch.knob: batch})
 
 
 def stock_note(controls: Mapping[str, Control], found: Discovered) -> str:

@@ -17,6 +17,8 @@ from polythrottle_agent.sysfs import Sysfs
 if TYPE_CHECKING:
     from polythrottle_agent.nvml.session import NvmlSession
 
+NVIDIA = "nvidia:"
+
 
 def identify(
     sysfs: Sysfs,
@@ -36,6 +38,29 @@ def identify(
         from polythrottle_agent.nvml.identity import nvidia_identity
 
         return replace(nvidia_identity(session, gpu), tables_digest=digest)
+    return _board_identity(sysfs, profile, provenance, digest)
+
+
+def device_id(sysfs: Sysfs, profile: BoardProfile | None, gpu: str | None, provenance: Provenance) -> str:
+    """The id that `identify` will give, before any control is known: the journal lies under it."""
+    if gpu is not None:
+        return nvidia_id(gpu)
+    return _board_identity(sysfs, profile, provenance, "").id
+
+
+def nvidia_id(uuid: str) -> str:
+    """The id of the GPU with this UUID."""
+    return f"{NVIDIA}{uuid}"
+
+
+def gpu_of(device_id: str) -> str | None:
+    """The UUID of the GPU that an id names; None for a board or a host."""
+    return device_id.removeprefix(NVIDIA) if device_id.startswith(NVIDIA) else None
+
+
+def _board_identity(
+    sysfs: Sysfs, profile: BoardProfile | None, provenance: Provenance, digest: str
+) -> DeviceIdentity:
     key = machine_key(sysfs)
     if profile is not None:
         kind, board, label = "jetson", profile.name, profile.display_name

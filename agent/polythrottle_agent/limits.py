@@ -32,15 +32,29 @@ class Limit:
         return self.lowest <= level <= self.highest
 
 
-@dataclass(frozen=True)
+@dataclass
 class OperatorLimits:
-    """Limits by knob; a knob that is not named is not limited. `source` is the file, None without one."""
+    """Limits by knob; a knob that is not named is not limited. `source` is the file, None without one.
+
+    Controls hold on to it, so that what `reread` finds below `root` bounds their next write.
+    """
 
     limits: Mapping[str, Limit] = field(default_factory=dict)
     source: str | None = None
+    root: Path | None = None
 
     def of(self, knob: str) -> Limit:
         return self.limits.get(knob, Limit())
+
+    def reread(self) -> None:
+        """Take over what the file says now. Without a `root`, nothing can have changed.
+
+        Raises:
+            InvalidInputError: it cannot be understood; the limits stay as they were.
+        """
+        if self.root is not None:
+            now = load_limits(self.root)
+            self.limits, self.source = now.limits, now.source
 
 
 def load_limits(root: Path = Path("/")) -> OperatorLimits:
@@ -54,7 +68,7 @@ def load_limits(root: Path = Path("/")) -> OperatorLimits:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        return OperatorLimits()
+        return OperatorLimits(root=root)
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInputError(
             f"The limits in {LIMITS_FILE} cannot be read ({error}); nothing is changed until they can be."
@@ -66,10 +80,10 @@ def load_limits(root: Path = Path("/")) -> OperatorLimits:
         line = f" at line {where.line + 1}" if where is not None else ""
         raise InvalidInputError(f"{LIMITS_FILE} is not YAML{line}; {_FORM}.") from error
     if content is None:
-        return OperatorLimits(source=LIMITS_FILE)
+        return OperatorLimits(source=LIMITS_FILE, root=root)
     if not isinstance(content, dict):
         raise InvalidInputError(f"{LIMITS_FILE} must map knobs to limits; {_FORM}.")
-    return OperatorLimits({str(k): _limit(str(k), v) for k, v in content.items()}, LIMITS_FILE)
+    return OperatorLimits({str(k): _limit(str(k), v) for k, v in content.items()}, LIMITS_FILE, root)
 
 
 def _limit(knob: str, value: object) -> Limit:

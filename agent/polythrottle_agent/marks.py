@@ -19,13 +19,18 @@ def marks_of(sysfs: Sysfs, persistence: bool | None = None) -> Marks:
     Args:
         persistence: NVIDIA's persistence mode, where the caller has asked the driver for it.
     """
-    mode = NvpModel(sysfs).mode()
     return Marks(
-        power_mode=None if mode is None else f"{mode.name} (ID {mode.id})",
+        power_mode=power_mode_of(sysfs),
         persistence=persistence,
         driver=_driver_load(sysfs),
         others=tuple(other.name for other in other_controllers(sysfs) if not other.harmless),
     )
+
+
+def power_mode_of(sysfs: Sysfs) -> str | None:
+    """nvpmodel's mode; None where there is none, or it cannot be told."""
+    mode = NvpModel(sysfs).mode()
+    return None if mode is None else f"{mode.name} (ID {mode.id})"
 
 
 def _driver_load(sysfs: Sysfs) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from polythrottle.clock import Clock
@@ -20,6 +20,21 @@ from polythrottle_agent.nvml.session import NvmlSession
 from polythrottle_agent.ports import Control, ControlError, Meter, Seen, Witness
 
 
+class SeveralGpus(ControlError):
+    """Nobody said which GPU is meant. `uuids` are the ones there are; how to name one differs by command."""
+
+    def __init__(self, uuids: Sequence[str], how: str = "--device auto:{}") -> None:
+        self.uuids = tuple(uuids)
+        super().__init__(
+            f"there are {len(self.uuids)} GPUs ({', '.join(self.uuids)}); name one, as in "
+            f"{how.format(self.uuids[0])}"
+        )
+
+    def named_by(self, how: str) -> SeveralGpus:
+        """The same, in the words of a command; `how` has {} where the UUID goes."""
+        return SeveralGpus(self.uuids, how)
+
+
 @dataclass(frozen=True)
 class FoundGpu:
     uuid: str
@@ -33,16 +48,17 @@ def look_at_gpu(session: NvmlSession, wanted: str | None, limits: OperatorLimits
     """The GPU that is named, or the only one.
 
     Raises:
-        ControlError: none or several fit.
+        SeveralGpus: none is named.
+        ControlError: none or several fit the name, or it cannot be read.
     """
     if wanted is not None:
         uuid = find_gpu(session, wanted)
     else:
         uuids = session.gpus()
-        if len(uuids) != 1:
-            raise ControlError(
-                f"there are {len(uuids)} GPUs ({', '.join(uuids)}); name one, as in --device auto:{uuids[0]}"
-            )
+        if not uuids:
+            raise ControlError("the NVIDIA driver lists no GPU")
+        if len(uuids) > 1:
+            raise SeveralGpus(uuids)
         uuid = uuids[0]
     meter = nvidia_meter(session, uuid, clock)
     return FoundGpu(

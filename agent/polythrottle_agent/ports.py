@@ -216,6 +216,11 @@ class Workload(Protocol):
         """
 
 
+def stages_of(workload: Workload) -> Mapping[str, Workload]:
+    """The stages that a workload can serve alone, by name; empty where it has none to tell apart."""
+    return getattr(workload, "stages", {})
+
+
 @dataclass(frozen=True)
 class Device:
     """Everything the executor needs to run trials on one device.

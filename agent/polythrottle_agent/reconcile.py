@@ -127,10 +127,6 @@ class Reconciler:
         self._told = set()
         self._reapplied.clear()
 
-    def power_mode(self) -> str | None:
-        """nvpmodel's mode now; None where there is none."""
-        return self._marks().power_mode
-
     def check(self) -> Finding:
         """Look once. Each drift is told once; one that is written again is told again if it comes back."""
         drifted = {

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import subprocess
-import sys
-from collections.abc import Iterator
+import sysconfig
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 from polythrottle.errors import PolythrottleError, StateError
+from polythrottle_agent.audit import FILE_NAME
+from polythrottle_agent.discovery import Discovered, discover
+from polythrottle_agent.limits import OperatorLimits
+from polythrottle_agent.nvidia_gpu import SeveralGpus
+from polythrottle_agent.ports import ControlError
+from polythrottle_agent.privileged.journal import DEFAULT_DIRECTORY
 
 HELPER_UNIT = "polythrottle-helper.service"
 AGENT_UNIT = "polythrottle-agent.service"
@@ -25,6 +32,11 @@ LAYOUT = {
     "polythrottle.tmpfiles.conf": "etc/tmpfiles.d/polythrottle.conf",
 }
 """Where each file of `service_files` goes, below the root."""
+
+_GPU_NAME = re.compile(r"[A-Za-z0-9:._-]+")
+"""A UUID or a PCI address, and nothing that means something else in a unit."""
+
+Discover = Callable[..., Discovered]
 
 HOMES = ("/home", "/root", "/run/user")
 
@@ -43,22 +55,53 @@ class Step:
 
 def programs_directory() -> Path:
     """Where this installation's programs are."""
-    return Path(sys.executable).parent
+    return Path(sysconfig.get_path("scripts"))
 
 
-def lay_out(root: Path, programs: Path) -> tuple[Path, ...]:
+def audit_log() -> Path:
+    """Where the helper's audit log is; it outlives the service."""
+    return DEFAULT_DIRECTORY / FILE_NAME
+
+
+def gpu_to_serve(wanted: str | None, discovering: Discover = discover) -> str | None:
+    """The UUID of the GPU that is named. None where nobody has to name one. Only reads.
+
+    Raises:
+        InstallError: there are several and none is named, or none is called that.
+    """
+    try:
+        found = discovering(Path("/"), gpu=wanted, limits=OperatorLimits())
+    except SeveralGpus as error:
+        how = "sudo polythrottle install-service --gpu {}"
+        raise InstallError(f"The helper serves one GPU, and {error.named_by(how)}.") from error
+    except ControlError as error:
+        if wanted is None:
+            return None  # whatever is wrong with the hardware, the helper and doctor say it better
+        raise InstallError(f"--gpu {wanted} cannot be served: {error}") from error
+    if wanted is not None and found.gpu is None:
+        raise InstallError(f"--gpu {wanted} cannot be served: there is no NVIDIA GPU that can be used here.")
+    return found.gpu if wanted is not None else None
+
+
+def lay_out(root: Path, programs: Path, gpu: str | None = None) -> tuple[Path, ...]:
     """Write the units and their configuration below `root`. Below another root than /, the programs need not
     be there yet.
 
+    Args:
+        gpu: the NVIDIA GPU that the helper serves, by UUID or PCI address; None for the only one.
+
     Raises:
-        InstallError: the programs are where a service cannot run them from, or a file cannot be written.
+        InstallError: the programs are where a service cannot run them from, `gpu` is no name of one, or a
+            file cannot be written.
     """
     if root == Path("/"):
         _check_programs(programs)
+    if gpu is not None and _GPU_NAME.fullmatch(gpu) is None:
+        raise InstallError(f"--gpu {gpu!r} is neither a UUID nor a PCI address.")
     written = []
     for name, place in LAYOUT.items():
         text = files("polythrottle_agent.service_files").joinpath(name).read_text(encoding="utf-8")
-        text = text.replace("@BIN@", str(programs))
+        text = text.replace("@BIN@", str(programs)).replace("@GPU@", "" if gpu is None else f" --gpu {gpu}")
         if str(programs).startswith(HOMES):
             # The service must see the programs, and still not write there.
             text = text.replace("ProtectHome=yes", "ProtectHome=read-only")

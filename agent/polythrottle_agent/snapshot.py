@@ -10,6 +10,7 @@ import io
 import json
 import os
 import platform
+import re
 import tarfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -17,11 +18,14 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from polythrottle import __version__
 from polythrottle_agent.ports import ControlError
 from polythrottle_agent.sysfs import Sysfs
+
+if TYPE_CHECKING:
+    from polythrottle_agent.nvml.session import NvmlSession
 
 PATTERNS = (
     "proc/device-tree/model",
@@ -67,6 +71,10 @@ PATIENCE_S = 2.0
 MAX_FILE_BYTES = 256 * 1024
 ENTRY_LIMIT = 4000
 
+UUID = re.compile(r"GPU-[0-9a-fA-F-]{8,}")
+SERIAL = re.compile(rb"^Serial[ \t]*:.*\n?", re.MULTILINE)
+"""What names one device: NVML's errors carry the first, /proc/cpuinfo on 32-bit Arm the second."""
+
 GPU_GETTERS = (
     "nvmlDeviceGetName",
     "nvmlDeviceGetSupportedMemoryClocks",
@@ -107,7 +115,7 @@ def take_snapshot(path: Path, root: Path, nvml: Mapping[str, Any] | None = None)
             if isinstance(content, str):
                 snapshot.unread[name] = content
                 continue
-            _add(archive, name, content, file)
+            _add(archive, name, SERIAL.sub(b"", content), file)
             snapshot.files += 1
         if nvml is not None:
             _add(archive, "nvml.json", json.dumps(nvml, indent=1).encode())
@@ -181,20 +189,27 @@ def nvml_state(sysfs: Sysfs) -> Mapping[str, Any] | None:
             uuids = session.gpus()
             return {
                 "driver": _answer(lambda: session.system("nvmlSystemGetDriverVersion")),
-                "gpus": [
-                    {name: _answer(partial(session.call, uuid, name)) for name in GPU_GETTERS}
-                    for uuid in uuids
-                ],
+                "gpus": [_gpu_state(session, uuid) for uuid in uuids],
             }
     except (ControlError, ImportError) as error:
         return {"error": str(error)}
+
+
+def _gpu_state(session: NvmlSession, uuid: str) -> Mapping[str, Any]:
+    """Every getter's answer, and the table of graphics clocks under each memory clock."""
+    state = {name: _answer(partial(session.call, uuid, name)) for name in GPU_GETTERS}
+    memory_clocks = state["nvmlDeviceGetSupportedMemoryClocks"]
+    table = "nvmlDeviceGetSupportedGraphicsClocks"
+    if isinstance(memory_clocks, list):
+        state[table] = {str(mhz): _answer(partial(session.call, uuid, table, mhz)) for mhz in memory_clocks}
+    return state
 
 
 def _answer(call: Callable[[], Any]) -> Any:
     try:
         value = call()
     except ControlError as error:
-        return {"error": str(error)}
+        return {"error": UUID.sub("GPU", str(error))}
     return _plain(value)
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from polythrottle.clock import Clock
 from polythrottle.configuration import SHORT_NAMES, UNITS, Level
+from polythrottle_agent.cooling import THERMAL, at_work, cooling_devices
 from polythrottle_agent.meters.sampler import Sampler
 from polythrottle_agent.ports import Control, ControlError, Seen, Witness
 from polythrottle_agent.sysfs import Sysfs
 
 HWMON = "/sys/class/hwmon"
-THERMAL = "/sys/class/thermal"
 OVERCURRENT_CHIP = "soctherm_oc"
 OVERCURRENT = {1: "under-voltage", 2: "average over-current", 3: "instantaneous over-current"}
 
@@ -171,15 +171,13 @@ class _Zones:
     def __init__(self, sysfs: Sysfs) -> None:
         self._sysfs = sysfs
         self._trips: dict[Path, tuple[str, int]] = {}
-        self._cooling: dict[Path, str] = {}
+        self._cooling = cooling_devices(sysfs)
         for entry in sysfs.entries(sysfs.at(THERMAL)):
             kind = sysfs.text_or_none(entry / "type") or entry.name
             if entry.name.startswith("thermal_zone"):
                 trip = _passive_trip(sysfs, entry)
                 if trip is not None:
                     self._trips[entry] = (kind, trip)
-            elif kind.lower().startswith(("devfreq", "cpufreq", "thermal-cpufreq", "thermal-devfreq")):
-                self._cooling[entry] = kind
 
     def look(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Zones at or above their passive trip, and cooling devices that are at work."""
@@ -188,12 +186,7 @@ class _Zones:
             temperature = self._sysfs.number_or_none(zone / "temp")
             if temperature is not None and temperature >= trip:
                 hot.append(f"{kind} at or above {trip / 1e3:g} °C")
-        cooling = [
-            kind
-            for device, kind in self._cooling.items()
-            if (self._sysfs.number_or_none(device / "cur_state") or 0) > 0
-        ]
-        return tuple(hot), tuple(cooling)
+        return tuple(hot), at_work(self._sysfs, self._cooling)
 
 
 class Together:

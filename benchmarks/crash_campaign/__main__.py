@@ -23,7 +23,7 @@ from benchmarks.crash_campaign.targets import FilesTarget, NvmlTarget, SysfsTarg
 
 KILLS = 1000
 QUICK_KILLS = 18
-QUICK_STRIDES = {"files": 13, "sysfs orin-nano-8gb 5.15": 90, "nvml H100": 25}
+QUICK_STRIDES = {"files": 13, "sysfs orin-nano-8gb 5.15": 90, "nvml H100": 25, "nvml H100 + A100-40": 60}
 
 Make = Callable[[Path], Target]
 BOARDS: dict[str, Make] = {
@@ -31,6 +31,7 @@ BOARDS: dict[str, Make] = {
     "sysfs tx2 4.9": lambda d: SysfsTarget(d, "tx2", "4.9"),
     "sysfs orin-nano-8gb 5.15": lambda d: SysfsTarget(d, "orin-nano-8gb", "5.15"),
     "nvml H100": lambda d: NvmlTarget(d, "H100"),
+    "nvml H100 + A100-40": lambda d: NvmlTarget(d, "H100", "A100-40"),
 }
 
 

@@ -7,7 +7,15 @@ import time
 
 from benchmarks.crash_campaign import victims
 from benchmarks.crash_campaign.children import CRASHED, ended, kill, spawn, wait_until
-from benchmarks.crash_campaign.enumerated import RESTORE_S, Row, Site, listens, nobody, stop
+from benchmarks.crash_campaign.enumerated import (
+    RESTORE_S,
+    Row,
+    Site,
+    listens,
+    nobody,
+    put_all_back,
+    stop,
+)
 from polythrottle_agent.privileged.client import HelperClient, HelperError
 
 P_FAULT = 0.5
@@ -27,6 +35,7 @@ def kill_at_random(site: Site, count: int, seed: int) -> Row:
 
 
 def _one_kill(site: Site, row: Row, chance: random.Random, where: str) -> None:
+    site.leave_neighbours_changed(seed=1)
     helper = spawn(victims.helper(site.target, site.state, site.socket, nobody), site.log)
     if not wait_until(lambda: listens(site), RESTORE_S, step_s=0.03):
         raise RuntimeError(f"the helper does not start; see {site.log}")
@@ -43,12 +52,15 @@ def _one_kill(site: Site, row: Row, chance: random.Random, where: str) -> None:
         site.target.clear()
         row.lost += not site.originals_are_safe()
         _retry_now(site)
-        site.judge(row, where)
+        site.judge(row, where, only_served=True)
         stop(helper)
+        site.judge_neighbours(row, where)
+        put_all_back(site, row, where)
     else:
         kill(helper)
         site.target.clear()
         row.lost += not site.originals_are_safe()
+        site.judge_neighbours(row, where)
         if chance.random() < P_FAULT:
             site.target.inject(chance)
         _as_systemd(site, chance)

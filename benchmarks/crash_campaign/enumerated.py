@@ -12,10 +12,9 @@ from pathlib import Path
 from benchmarks.crash_campaign import victims
 from benchmarks.crash_campaign.children import CRASHED, KillAt, ask, ended, spawn, wait_until
 from benchmarks.crash_campaign.targets import Target, Watch
-from polythrottle.errors import StateError
 from polythrottle_agent.ports import Originals
 from polythrottle_agent.privileged.client import HelperClient, HelperError
-from polythrottle_agent.privileged.journal import Journal, boot_id
+from polythrottle_agent.privileged.journal import boot_id, kept_entries
 
 RESTORE_S = 20.0
 
@@ -45,33 +44,81 @@ class Site:
         self.log = self.directory / "log"
 
         self.before: Mapping[str, str] = {}
-        self.originals: Originals = {}
+        self.originals: dict[str, Originals] = {}
+        """By device, in the order of the target's."""
+        self._neighbour: Mapping[str, str] | None = None
+        self._steps_of_neighbour = 0
 
     def fresh(self) -> None:
         """As before the first run. What the board shows now is what it has to show at the end."""
         shutil.rmtree(self.state, ignore_errors=True)
         self.state.mkdir(parents=True)
         self.log.unlink(missing_ok=True)
+        self._neighbour = None
         now = dict(self.target.state())
         if now == self.before:
             return
         self.before = now
-        self.originals = ask(
-            lambda: {k: dict(c.save()) for k, c in self.target.discover(nobody, self.state).controls.items()},
-            self.log,
-        )
+        self.originals = ask(self._saved, self.log)
+
+    def _saved(self) -> dict[str, Originals]:
+        saved: dict[str, Originals] = {}
+        for gpu in self.target.gpus:
+            found = self.target.discover(nobody, self.state, gpu)
+            saved[found.identity.id] = {knob: dict(c.save()) for knob, c in found.controls.items()}
+        return saved
 
     @property
     def is_back(self) -> bool:
-        return dict(self.target.state()) == self.before
+        return not self._changed()
 
-    def differences(self) -> str:
+    @property
+    def served_is_back(self) -> bool:
+        """The device that the helper serves: the others wait for a restore."""
+        return not any(self.target.device_of(name) == 0 for name in self._changed())
+
+    def _changed(self) -> dict[str, str]:
         now: Mapping[str, str] = self.target.state()
-        return ", ".join(
-            f"{name}: {self.before.get(name)} -> {now.get(name)}"
+        return {
+            name: f"{name}: {self.before.get(name)} -> {now.get(name)}"
             for name in sorted({*now, *self.before})
             if now.get(name) != self.before.get(name)
-        )
+        }
+
+    def differences(self) -> str:
+        return ", ".join(self._changed().values())
+
+    # A machine with several devices: the others were left changed by a run that was killed.
+
+    def leave_neighbours_changed(self, seed: int) -> None:
+        """Nothing on a board that is alone."""
+        others = self.target.gpus[1:]
+        if not others:
+            return
+
+        def run(watch: Watch) -> Callable[[], int]:
+            return victims.direct(self.target, self.state, seed, watch, self.target.trials, others)
+
+        if not self._steps_of_neighbour:
+            self._steps_of_neighbour = count_steps(self, run)
+        ended(spawn(run(KillAt(self._steps_of_neighbour // 2)), self.log))
+        self._neighbour = self._of_neighbours()
+        if self.is_back:
+            raise RuntimeError("the neighbour was not left changed")
+
+    def _of_neighbours(self) -> Mapping[str, str]:
+        return {name: x for name, x in self.target.state().items() if self.target.device_of(name) > 0}
+
+    def judge_neighbours(self, row: Row, where: str) -> None:
+        """Whoever serves one device must not have written another."""
+        now = self._of_neighbours()
+        if self._neighbour is not None and now != self._neighbour:
+            row.changed += 1
+            row.details.append(f"{row.board}, {where}: another device was written: {now}")
+
+    @property
+    def has_neighbours(self) -> bool:
+        return self._neighbour is not None
 
     def originals_are_safe(self) -> bool:
         """Whether the journal can put back whatever is changed now.
@@ -82,21 +129,26 @@ class Site:
         return self.is_back or self._journal_holds_originals() or self.is_back
 
     def _journal_holds_originals(self) -> bool:
-        try:
-            entry = Journal(self.state, boot_id(self.target.root)).read()
-        except StateError:
-            return False
-        return entry is not None and all(
-            self.originals.get(knob) == dict(state) for knob, state in entry.originals.items()
+        entries, problems = kept_entries(self.state, boot_id(self.target.root))
+        held = {entry.device_id for entry in entries}
+        changed = {list(self.originals)[self.target.device_of(name)] for name in self._changed()}
+        return (
+            not problems
+            and changed <= held
+            and all(
+                self.originals[entry.device_id].get(knob) == dict(state)
+                for entry in entries
+                for knob, state in entry.originals.items()
+            )
         )
 
     def put_back(self) -> int:
         """What systemd does after a crash."""
         return ended(spawn(victims.restore(self.target, self.state, nobody), self.log))
 
-    def judge(self, row: Row, where: str) -> None:
+    def judge(self, row: Row, where: str, *, only_served: bool = False) -> None:
         """Count what is wrong after the restore."""
-        if not wait_until(lambda: self.is_back, 1.0):
+        if not wait_until(lambda: self.served_is_back if only_served else self.is_back, 1.0):
             row.changed += 1
             row.details.append(f"{row.board}, {where}: left changed: {self.differences()}")
 
@@ -113,7 +165,7 @@ def kill_everywhere(site: Site, seed: int, stride: int = 1) -> Iterator[Row]:
     yield _kill_client(site, seed, stride)
 
 
-def _count(site: Site, make: Callable[[Watch], Callable[[], int]]) -> int:
+def count_steps(site: Site, make: Callable[[Watch], Callable[[], int]]) -> int:
     """How many steps a run has that nobody kills."""
 
     def run() -> int:
@@ -129,7 +181,7 @@ def _count(site: Site, make: Callable[[Watch], Callable[[], int]]) -> int:
 def _kill_direct(site: Site, seed: int, stride: int) -> Row:
     row = Row(site.target.name, "run as root")
     site.fresh()
-    steps = _count(site, lambda w: victims.direct(site.target, site.state, seed, w, site.target.trials))
+    steps = count_steps(site, lambda w: victims.direct(site.target, site.state, seed, w, site.target.trials))
     for step in range(0, steps, stride):
         site.fresh()
         _expect_killed(
@@ -155,7 +207,7 @@ def _kill_restore(site: Site, seed: int, stride: int) -> Row:
         )
 
     leave_changed()
-    steps = _count(site, lambda w: victims.restore(site.target, site.state, w))
+    steps = count_steps(site, lambda w: victims.restore(site.target, site.state, w))
     for step in range(0, steps, stride):
         leave_changed()
         _expect_killed(spawn(victims.restore(site.target, site.state, KillAt(step)), site.log), site, row)
@@ -167,7 +219,9 @@ def _kill_restore(site: Site, seed: int, stride: int) -> Row:
 
 def _steps_to_half(site: Site, seed: int) -> int:
     site.fresh()
-    return _count(site, lambda w: victims.direct(site.target, site.state, seed, w, site.target.trials)) // 2
+    return (
+        count_steps(site, lambda w: victims.direct(site.target, site.state, seed, w, site.target.trials)) // 2
+    )
 
 
 def _kill_helper(site: Site, seed: int, stride: int) -> Row:
@@ -176,6 +230,7 @@ def _kill_helper(site: Site, seed: int, stride: int) -> Row:
     step = 0
     while True:
         site.fresh()
+        site.leave_neighbours_changed(seed)
         pid = spawn(victims.helper(site.target, site.state, site.socket, KillAt(step)), site.log)
         if not wait_until(lambda: listens(site), RESTORE_S):
             raise RuntimeError(f"the helper does not start; see {site.log}")
@@ -183,10 +238,13 @@ def _kill_helper(site: Site, seed: int, stride: int) -> Row:
         if _runs(pid):
             # This run has no such step.
             stop(pid)
-            site.judge(row, "no kill")
+            site.judge(row, "no kill", only_served=True)
+            site.judge_neighbours(row, "no kill")
+            put_all_back(site, row, "no kill")
             return row
         _expect_killed(pid, site, row)
         row.lost += not site.originals_are_safe()
+        site.judge_neighbours(row, f"step {step}")
         site.put_back()
         site.judge(row, f"step {step}")
         step += stride
@@ -196,10 +254,11 @@ def _kill_client(site: Site, seed: int, stride: int) -> Row:
     """The client dies before and after each request; the helper puts the board back by itself."""
     row = Row(site.target.name, "client of the helper")
     site.fresh()
+    site.leave_neighbours_changed(seed)
     pid = spawn(victims.helper(site.target, site.state, site.socket, nobody), site.log)
     if not wait_until(lambda: listens(site), RESTORE_S):
         raise RuntimeError(f"the helper does not start; see {site.log}")
-    steps = _count(site, lambda w: victims.client(site.socket, seed, w, site.target.trials))
+    steps = count_steps(site, lambda w: victims.client(site.socket, seed, w, site.target.trials))
     for step in range(0, steps, stride):
         _expect_killed(
             spawn(victims.client(site.socket, seed, KillAt(step), site.target.trials), site.log), site, row
@@ -207,9 +266,18 @@ def _kill_client(site: Site, seed: int, stride: int) -> Row:
         row.lost += not site.originals_are_safe()
         # The helper answers again, and without a lease, only when it has put the board back.
         wait_until(lambda: not _held(site), RESTORE_S, step_s=0.03)
-        site.judge(row, f"step {step}")
+        site.judge(row, f"step {step}", only_served=True)
+        site.judge_neighbours(row, f"step {step}")
     stop(pid)
+    put_all_back(site, row, "at the end")
     return row
+
+
+def put_all_back(site: Site, row: Row, where: str) -> None:
+    """The helper saw to its own device; the others are a restore's."""
+    if site.has_neighbours:
+        site.put_back()
+        site.judge(row, where)
 
 
 def _expect_killed(pid: int, site: Site, row: Row) -> None:

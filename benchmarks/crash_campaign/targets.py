@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks.crash_campaign.children import wait_until
+from benchmarks.crash_campaign.children import ask, wait_until
 from polythrottle.configuration import Level
 from polythrottle_agent.discovery import Discovered, discover
 from polythrottle_agent.ports import Control
@@ -32,17 +32,22 @@ class Target(Protocol):
     root: Path
     trials: int
     """How many configurations an enumerated run tries: one has every kind of step."""
+    gpus: tuple[str | None, ...]
+    """The devices of the machine: None for the board itself, else GPUs by UUID. A helper serves the first."""
 
     def open(self) -> None: ...
 
     def close(self) -> None: ...
 
-    def discover(self, watch: Watch, state: Path) -> Discovered:
+    def discover(self, watch: Watch, state: Path, gpu: str | None = None) -> Discovered:
         """To be called in a child. Every write to the device is told to `watch`, before and after; `state` is
         where the journal lies."""
 
     def state(self) -> Mapping[str, str]:
         """Everything that a write can change, read without the agent's code."""
+
+    def device_of(self, name: str) -> int:
+        """The device, by its place in `gpus`, that this name of `state` belongs to."""
 
     def disturb(self, chance: random.Random) -> None:
         """What an operator sets before we come: not always what the board boots with."""
@@ -77,6 +82,7 @@ class FilesTarget:
 
     name = "files"
     trials = 2
+    gpus: tuple[str | None, ...] = (None,)
 
     def __init__(self, directory: Path) -> None:
         self.root = directory
@@ -86,8 +92,11 @@ class FilesTarget:
 
     def close(self) -> None: ...
 
-    def discover(self, watch: Watch, state: Path) -> Discovered:  # noqa: ARG002 - it has no caps
+    def discover(self, watch: Watch, state: Path, gpu: str | None = None) -> Discovered:  # noqa: ARG002
         return discover_file_board(self.root, watch)
+
+    def device_of(self, name: str) -> int:  # noqa: ARG002 - there is one
+        return 0
 
     def state(self) -> Mapping[str, str]:
         return self._board.state()
@@ -110,6 +119,7 @@ class SysfsTarget:
     """An emulated Jetson behind FUSE, in a process of its own, driven by the real controls."""
 
     trials = 1
+    gpus: tuple[str | None, ...] = (None,)
     NO_CLOCKS = ("hwmon", "thermal", "powercap", "iio", "/.emulator")
     FAULTS = ("eio", "ebusy", "eagain", "silent", "stuck", "garbage")
 
@@ -141,14 +151,18 @@ class SysfsTarget:
         self._server.send_signal(signal.SIGTERM)
         self._server.wait(20)
 
-    def discover(self, watch: Watch, state: Path) -> Discovered:
-        plain = Sysfs.write
+    def device_of(self, name: str) -> int:  # noqa: ARG002 - there is one
+        return 0
+
+    def discover(self, watch: Watch, state: Path, gpu: str | None = None) -> Discovered:  # noqa: ARG002
+        plain = getattr(Sysfs.write, "plain", Sysfs.write)
 
         def write(sysfs: Sysfs, path: Path, value: int | str) -> None:
             watch("before device write")
             plain(sysfs, path, value)
             watch("after device write")
 
+        write.plain = plain  # type: ignore[attr-defined]
         setattr(Sysfs, "write", write)  # noqa: B010 - a watched method in place of the plain one
         return discover(self.root, state_dir=state)
 
@@ -209,9 +223,10 @@ class SysfsTarget:
 
 
 class NvmlTarget:
-    """A pretended GPU behind the real nvidia-ml-py; its state is a file that all processes share."""
+    """Pretended GPUs behind the real nvidia-ml-py; their state is a file that all processes share."""
 
     trials = 2
+    gpus: tuple[str | None, ...] = (None,)
     NAMES = ("lock_min", "lock_max", "memory_min", "memory_max", "limit_mw", "persistence")
     SETTERS = (
         "nvmlDeviceSetGpuLockedClocks",
@@ -221,10 +236,10 @@ class NvmlTarget:
     )
     UNKNOWN, IN_USE, GPU_IS_LOST = 999, 19, 15
 
-    def __init__(self, directory: Path, gpu: str) -> None:
-        self.name = f"nvml {gpu}"
+    def __init__(self, directory: Path, *kinds: str) -> None:
+        self.name = f"nvml {' + '.join(kinds)}"
         self.root = directory / "root"
-        self._directory, self._gpu = directory, gpu
+        self._directory, self._kinds = directory, kinds
 
     @staticmethod
     def why_not() -> str | None:
@@ -236,19 +251,25 @@ class NvmlTarget:
         sys.path.insert(0, str(NVML_FAKE))
         nvml_fake = importlib.import_module("nvml_fake")
         library = nvml_fake.build(self._directory)
-        os.environ.update(nvml_fake.environment(library, self._directory / "gpus", self._gpu))
+        os.environ.update(nvml_fake.environment(library, self._directory / "gpus", ",".join(self._kinds)))
         (self.root / "dev").mkdir(parents=True, exist_ok=True)
         (self.root / "dev/nvidiactl").touch()
         self._fake: Any = nvml_fake.FakeNvml(library)
-        # As on a server: the driver stays loaded while nobody uses it, and with it what it holds.
-        self._fake.set(persistence=1)
+        for number in range(len(self._kinds)):
+            # As on a server: the driver stays loaded while nobody uses it, and with it what it holds.
+            self._fake.set(number, persistence=1)
+        if len(self._kinds) > 1:
+            self.gpus = tuple(ask(_uuids, self._directory / "log"))
 
     def close(self) -> None: ...
 
-    def discover(self, watch: Watch, state: Path) -> Discovered:
+    def device_of(self, name: str) -> int:
+        return int(name.partition(".")[0])
+
+    def discover(self, watch: Watch, state: Path, gpu: str | None = None) -> Discovered:
         from polythrottle_agent.nvml.session import NvmlSession
 
-        plain = NvmlSession.call
+        plain = getattr(NvmlSession.call, "plain", NvmlSession.call)
 
         def call(session: NvmlSession, uuid: str, function: str, *arguments: Any) -> Any:
             if "Set" not in function and "Reset" not in function:
@@ -258,14 +279,20 @@ class NvmlTarget:
             watch("after device write")
             return answer
 
+        call.plain = plain  # type: ignore[attr-defined]
         setattr(NvmlSession, "call", call)  # noqa: B010 - a watched method in place of the plain one
-        return discover(self.root, state_dir=state)
+        return discover(self.root, state_dir=state, gpu=gpu)
 
     def state(self) -> Mapping[str, str]:
-        return {name: f"{self._fake.get(name):g}" for name in self.NAMES}
+        return {
+            f"{number}.{name}": f"{self._fake.get(name, number):g}"
+            for number in range(len(self._kinds))
+            for name in self.NAMES
+        }
 
     def disturb(self, chance: random.Random) -> None:
-        self._fake.set(limit_mw=chance.choice((300_000, 350_000, 400_000)))
+        for number in range(len(self._kinds)):
+            self._fake.set(number, limit_mw=chance.choice((300_000, 350_000, 400_000)))
 
     def inject(self, chance: random.Random) -> None:
         code = chance.choice((self.UNKNOWN, self.IN_USE, self.GPU_IS_LOST))
@@ -273,3 +300,9 @@ class NvmlTarget:
 
     def clear(self) -> None:
         self._fake.clear_faults()
+
+
+def _uuids() -> list[str]:
+    from polythrottle_agent.nvml.session import NvmlSession
+
+    return list(NvmlSession().gpus())

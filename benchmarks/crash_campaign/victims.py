@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +23,34 @@ from polythrottle_agent.privileged.on_disk import OnDisk
 ENDLESS = 10**9
 
 
-def direct(target: Target, state: Path, seed: int, watch: Watch, trials: int) -> Callable[[], int]:
-    """Root without a helper: take, try configurations, look at stock in between, put everything back."""
+def direct(
+    target: Target,
+    state: Path,
+    seed: int,
+    watch: Watch,
+    trials: int,
+    gpus: Sequence[str | None] | None = None,
+) -> Callable[[], int]:
+    """Root without a helper: take, try configurations, look at stock in between, put everything back.
+
+    Of several devices, all are held at the same time, each with a journal of its own.
+    """
 
     def run() -> int:
-        found = target.discover(watch, state)
-        files = Files(watch)
-        on_disk = OnDisk(
-            Journal(state, boot_id(target.root), files),
-            AuditLog(state, files),
-            found.identity.id,
-            Owner.this_process("crash campaign"),
-        )
-        keeper = Keeper(found.controls, RealClock(), on_disk)
-        keeper.take()
-        _try_configurations(keeper, seed, trials)
-        return 1 if keeper.release() else 0
+        keepers = []
+        for gpu in target.gpus if gpus is None else gpus:
+            found = target.discover(watch, state, gpu)
+            files = Files(watch)
+            on_disk = OnDisk(
+                Journal(state, boot_id(target.root), found.identity.id, files),
+                AuditLog(state, files),
+                Owner.this_process("crash campaign"),
+            )
+            keepers.append(Keeper(found.controls, RealClock(), on_disk))
+            keepers[-1].take()
+            _try_configurations(keepers[-1], seed, trials)
+        problems = [problem for keeper in keepers for problem in keeper.release()]
+        return 1 if problems else 0
 
     return run
 
@@ -50,8 +62,12 @@ def helper(
 
     def run() -> int:
         return main(
-            [*_arguments(target, state), "--socket", str(socket), "--lease-s", str(lease_s), "--no-probe"],
-            discovering=lambda *_, **__: target.discover(watch, state),
+            [
+                *_arguments(target, state),
+                *("--socket", str(socket), "--lease-s", str(lease_s), "--no-probe"),
+                *(() if target.gpus[0] is None else ("--gpu", target.gpus[0])),
+            ],
+            discovering=lambda *_, **named: target.discover(watch, state, named.get("gpu")),
             files=Files(watch),
         )
 
@@ -59,12 +75,12 @@ def helper(
 
 
 def restore(target: Target, state: Path, watch: Watch) -> Callable[[], int]:
-    """What ExecStopPost and `polythrottle restore` do."""
+    """What ExecStopPost and `polythrottle restore` do: every device that has a journal."""
 
     def run() -> int:
         return main(
             [*_arguments(target, state), "--restore"],
-            discovering=lambda *_, **__: target.discover(watch, state),
+            discovering=lambda *_, **named: target.discover(watch, state, named.get("gpu")),
             files=Files(watch),
         )
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from polythrottle.errors import ExitCode
 from polythrottle.reporting.console import make_console, print_text
+
+if TYPE_CHECKING:
+    from polythrottle_agent.privileged.restoring import Restored
 
 RootOption = typer.Option(
     Path("/"), help="Lay the files out below another directory, as for a package or an image; run nothing."
@@ -22,6 +25,9 @@ def install_service(
     programs: Path | None = typer.Option(
         None, help="Where polythrottle-helper will be. Default: where this polythrottle is."
     ),
+    gpu: str | None = typer.Option(
+        None, help="UUID or PCI address of the NVIDIA GPU to serve, where there are several."
+    ),
 ) -> None:
     """Install and start the root helper, so that polythrottle needs no root any more."""
     from polythrottle_agent import service_install
@@ -30,8 +36,9 @@ def install_service(
     is_here = root == Path("/")
     if is_here:
         service_install.require_root()
+        gpu = service_install.gpu_to_serve(gpu)
     directory = programs if programs is not None else service_install.programs_directory()
-    for path in service_install.lay_out(root, directory.absolute()):
+    for path in service_install.lay_out(root, directory.absolute(), gpu):
         print_text(console, "wrote     ", str(path), indent=10)
     steps = service_install.start_steps(Path("/"), agent)
     if not is_here:
@@ -51,24 +58,26 @@ def uninstall(root: Path = RootOption) -> None:
     from polythrottle_agent import service_install
 
     console = make_console()
-    problems: list[str] = []
-    if root == Path("/"):
+    is_here = root == Path("/")
+    done: tuple[Restored, ...] = ()
+    if is_here:
         service_install.require_root()
         if (root / service_install.LAYOUT[service_install.HELPER_UNIT]).exists():
             service_install.run(service_install.stop_steps())
-        from polythrottle.cli.restore import put_back_directly
+        from polythrottle.cli.restore import put_back_directly, report
 
-        knobs, problems = put_back_directly(None, None)
-        if knobs:
-            print_text(console, "put back  ", ", ".join(knobs), indent=10)
-    if not problems:
+        done = put_back_directly()
+        report(console, done)
+    if any(device.problems for device in done):
         # With something left to put back, the helper that can do it stays installed.
-        for path in service_install.remove(root):
-            print_text(console, "removed   ", str(path), indent=10)
-        if root == Path("/"):
-            service_install.run((service_install.Step(("systemctl", "daemon-reload"), "forget the units"),))
-        print_text(console, "kept      ", "/var/lib/polythrottle: audit log", indent=10)
-    for problem in problems:
-        print_text(make_console(sys.stderr), ("error: ", "bold red"), problem, indent=7)
-    if problems:
         raise typer.Exit(int(ExitCode.ERROR))
+    removed = service_install.remove(root)
+    for path in removed:
+        print_text(console, "removed   ", str(path), indent=10)
+    if not removed:
+        print_text(console, "Nothing to remove: the service is not installed here.")
+    elif is_here:
+        service_install.run((service_install.Step(("systemctl", "daemon-reload"), "forget the units"),))
+    log = service_install.audit_log()
+    if is_here and log.exists():
+        print_text(console, "kept      ", f"{log}: the audit log", indent=10)

@@ -17,7 +17,9 @@ from polythrottle.cli import (
     bench,
     doctor,
     emulate,
+    guard,
     install_service,
+    models,
     profiles,
     report,
     restore,
@@ -40,6 +42,7 @@ app = typer.Typer(
 app.command("tune")(tune.tune)
 app.command("apply")(apply.apply)
 app.command("restore")(restore.restore)
+app.command("guard")(guard.guard)
 app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)
 app.command("snapshot")(snapshot.snapshot)
@@ -48,6 +51,7 @@ app.command("install-service")(install_service.install_service)
 app.command("uninstall")(install_service.uninstall)
 app.add_typer(studies.app, name="studies")
 app.add_typer(profiles.app, name="profiles")
+app.add_typer(models.app, name="models")
 app.add_typer(bench.app, name="bench")
 app.add_typer(emulate.app, name="emulate")
 

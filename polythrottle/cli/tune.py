@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 
+from polythrottle.cli import live_options, serving
+from polythrottle.cli.durations import seconds
 from polythrottle.cli.interrupts import Interrupts
 from polythrottle.configuration import format_level
 from polythrottle.errors import ExitCode, InvalidInputError
@@ -25,8 +27,7 @@ from polythrottle.trial import Trial
 if TYPE_CHECKING:
     from polythrottle.api import Prepared
 
-_DURATION = re.compile(r"^\s*(\d+(?:\.\d*)?)\s*(s|m|min|h)\s*$", re.IGNORECASE)
-_SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_SHARE = re.compile(r"^\s*(\d+(?:\.\d*)?)\s*%\s*$")
 
 
 def tune(
@@ -36,7 +37,21 @@ def tune(
         help="Such as 50ms, 'p95<50ms' or 1.2x (of max clocks). Default percentile: p99.",
     ),
     device: str = typer.Option("auto", help="auto, auto:GPU-UUID, emulated:BOARD or replay:TABLE.csv."),
-    workload: str | None = typer.Option(None, help="Which workload, where the device has several."),
+    workload: serving.WorkloadOption = None,
+    rate: serving.RateOption = None,
+    arrivals: serving.ArrivalsOption = "poisson",
+    closed_loop: serving.ClosedLoopOption = False,
+    connections: serving.ConnectionsOption = serving.DEFAULT_CONNECTIONS,
+    time_out: serving.TimeOutOption = serving.DEFAULT_TIME_OUT,
+    method: serving.MethodOption = None,
+    header: serving.HeaderOption = [],  # noqa: B006 - typer copies it
+    body: serving.BodyOption = None,
+    success: serving.SuccessOption = None,
+    data: serving.DataOption = None,
+    watch: serving.WatchOption = False,
+    latency_metric: serving.LatencyMetricOption = None,
+    metrics_url: serving.MetricsUrlOption = None,
+    rate_from: serving.RateFromOption = None,
     meter: str | None = typer.Option(
         None, help="An external meter for auto: file:PATH or command:'PROGRAM ARGUMENTS'."
     ),
@@ -45,6 +60,19 @@ def tune(
     ),
     batch_sizes: str | None = typer.Option(None, help="Batch sizes to try, by comma."),
     fix: list[str] = typer.Option([], help="Hold a knob: --fix knob=value. May be repeated."),
+    precision: str | None = typer.Option(
+        None,
+        help="Windows grow until latency and energy are this well known, such as 3%. Default: 5%.",
+    ),
+    live: live_options.LiveOption = False,
+    violations_per_hour: live_options.ViolationsOption = None,
+    quiet_hours: live_options.QuietHoursOption = None,
+    canary: live_options.CanaryOption = None,
+    canary_command: live_options.CanaryCommandOption = None,
+    no_waiting: live_options.NoWaitingOption = False,
+    two_phase: bool = typer.Option(
+        False, "--two-phase", help="Tune the CPU stage before the model alone first, then the rest."
+    ),
     strategy: Strategy = typer.Option(Strategy.INFORMED, help="How the next configuration is chosen."),
     objective: EnergyObjective = typer.Option(
         EnergyObjective.ENERGY_PER_QUERY, help="energy per query, or edp (energy-delay product)."
@@ -71,7 +99,7 @@ def tune(
     back. Ctrl-C once ends after the running trial, twice ends now.
     """
     slo = LatencySlo.parse(latency_slo)
-    max_time_s = None if max_time is None else _seconds(max_time)
+    max_time_s = None if max_time is None else seconds("--max-time", max_time)
     fixed = _all_fixed(fix)
     sizes = None if batch_sizes is None else _sizes(batch_sizes)
     if report is not None:
@@ -86,6 +114,29 @@ def tune(
         meter=meter,
         knobs=None if knobs is None else tuple(part for part in knobs.split(",") if part.strip()),
         batch_sizes=sizes,
+        options=serving.workload_options(
+            rate=rate,
+            arrivals=arrivals,
+            closed_loop=closed_loop,
+            connections=connections,
+            time_out=time_out,
+            batch_sizes=sizes,
+            method=method,
+            headers=header,
+            body=body,
+            success=success,
+            data=data,
+            watch=watch,
+            latency_metric=latency_metric,
+            metrics_url=metrics_url,
+            rate_from=rate_from,
+            seed=seed,
+        ),
+        precision=None if precision is None else _share("--precision", precision),
+        two_phase=two_phase,
+        live=live_options.parsed(
+            live or watch, violations_per_hour, quiet_hours, canary, canary_command, no_waiting
+        ),
         fixed=fixed,
         strategy=strategy,
         objective=objective,
@@ -103,7 +154,9 @@ def tune(
         return
     screen = _VerboseScreen(console) if verbose else ProgressScreen(console)
     with Interrupts() as interrupts, screen:
-        study = run(prepared, directory, resume=resume, listener=screen, stopping=interrupts)
+        study = run(
+            prepared, directory, resume=resume, listener=screen, stopping=interrupts, on_wait=screen.waiting
+        )
     if study.result is None:
         raise RuntimeError("a study that has ended must have a result")
     if as_json:
@@ -165,11 +218,12 @@ def _need_the_extra(strategy: Strategy) -> None:
         )
 
 
-def _seconds(text: str) -> float:
-    match = _DURATION.match(text)
-    if match is None or float(match[1]) <= 0:
-        raise InvalidInputError(f"--max-time {text!r} cannot be read; write for example 90s, 10m or 1h.")
-    return float(match[1]) * _SECONDS[match[2].lower()]
+def _share(option: str, text: str) -> float:
+    """A percentage as a share of 1."""
+    match = _SHARE.match(text)
+    if match is None or not 0 < float(match[1]) < 100:
+        raise InvalidInputError(f"{option} {text!r} cannot be read; write a percentage such as 3%.")
+    return float(match[1]) / 100
 
 
 def _fixed(text: str) -> tuple[str, str]:

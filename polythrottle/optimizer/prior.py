@@ -14,6 +14,7 @@ import numpy as np
 from polythrottle.optimizer.arrays import Array, ArrayOps
 from polythrottle.optimizer.ensemble import draw, placed
 from polythrottle.optimizer.grid import Grid
+from polythrottle.optimizer.queueing import Queueing
 from polythrottle.physics import OperatingPoint, latency_and_power
 
 RANK = 40
@@ -26,6 +27,8 @@ LANDMARKS = 1000
 """Grid points that the factor's directions are found on."""
 CHUNK = 1_000_000
 _MEMO_SURFACES = 128
+_QUEUE_SEED = 7_919
+"""Keeps the arrivals' random numbers apart from the devices'."""
 
 
 class EnsemblePrior:
@@ -37,13 +40,21 @@ class EnsemblePrior:
         wide: True where a knob of the space is unknown to the physics.
     """
 
-    def __init__(self, grid: Grid, members: int, seed: int) -> None:
+    def __init__(self, grid: Grid, members: int, seed: int, queued: str | None = None) -> None:
+        """
+        Args:
+            queued: the SLO's statistic where queries arrive by themselves; None: back to back.
+        """
         self.grid = grid
         self.members = members
         self.seed = seed
         self.wide = len(grid.known) < len(grid.space.names)
         self._model = draw(members, seed)
         self._ops = ArrayOps()
+        self._queueing = None
+        if queued is not None:
+            batch = grid.anchor["batch_size"] if "batch_size" in grid.known else 1.0
+            self._queueing = Queueing(members, seed + _QUEUE_SEED, queued, float(batch))
         self._at_anchor = self._evaluate(np.arange(members), grid.operating_points([grid.anchor]), 2)[:, :, 0]
         self._columns: dict[tuple[Any, ...], Array] = {}
         self._memo: dict[int, Array] = {}
@@ -121,10 +132,15 @@ class EnsemblePrior:
     def _evaluate(self, members: Array, point: OperatingPoint, ndim: int) -> Array:
         """(2, m, …) of y^L and y^P, not yet relative to the anchor."""
         model = placed(self._model, members, ndim)
-        latency, power = latency_and_power(model, point, self._ops)
-        log_latency, log_power = np.log(latency), np.log(power)
-        if point.has_batch:
-            log_power = log_power - np.log(np.asarray(point.batch, dtype=np.float32))
+        if self._queueing is not None:
+            anchor = self.grid.operating_points([self.grid.anchor])
+            log_latency, log_energy = self._queueing.outputs(members, ndim, model, point, anchor)
+            log_power = log_energy - log_latency
+        else:
+            latency, power = latency_and_power(model, point, self._ops)
+            log_latency, log_power = np.log(latency), np.log(power)
+            if point.has_batch:
+                log_power = log_power - np.log(np.asarray(point.batch, dtype=np.float32))
         log_latency, log_power = np.broadcast_arrays(log_latency, log_power)
         return np.stack([log_latency, log_power]).astype(np.float32)
 

@@ -15,13 +15,15 @@ from polythrottle.study import Strategy
 class Problem:
     """Least energy (or energy × latency) over `space` with latency ≤ `latency_limit_s`.
 
-    `latency_limit_s` is None only before the anchor of a relative SLO was measured.
+    `latency_limit_s` is None only before the anchor of a relative SLO was measured. `queued` is the statistic
+    that the limit is on, where queries arrive by themselves, wait and leave idle time; None: back to back.
     """
 
     space: SearchSpace
     anchor: Configuration
     latency_limit_s: float | None
     objective: EnergyObjective = EnergyObjective.ENERGY_PER_QUERY
+    queued: str | None = None
 
 
 @dataclass(frozen=True)

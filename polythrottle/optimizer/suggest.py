@@ -27,8 +27,8 @@ GIVE_UP_AFTER = 2
 def build_prior(problem: Problem, settings: OptimizerSettings) -> Prior | None:
     """What `suggest` needs beforehand; None for strategies without a model.
 
-    Depends on the space, the anchor, the members and the draw seed, so it can be shared by every study
-    of one device class. `informed` falls back to `flat` where the physics knows no knob of the space.
+    Depends on the space, the anchor, `queued`, the members and the draw seed, so it can be shared by every
+    study of one device class. `informed` falls back to `flat` where the physics knows no knob of the space.
     """
     if settings.strategy in (Strategy.RANDOM, Strategy.GRID):
         return None
@@ -43,7 +43,7 @@ def build_prior(problem: Problem, settings: OptimizerSettings) -> Prior | None:
         return grid
     from polythrottle.optimizer.prior import EnsemblePrior
 
-    return EnsemblePrior(grid, settings.members, settings.draw_seed)
+    return EnsemblePrior(grid, settings.members, settings.draw_seed, problem.queued)
 
 
 def suggest(

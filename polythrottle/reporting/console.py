@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
+from types import TracebackType
 from typing import TextIO
 
 from rich.console import Console
@@ -51,7 +53,28 @@ def make_console(file: TextIO | None = None, *, width: int | None = None) -> Con
     stream = file if file is not None else sys.stdout
     if width is None and not stream.isatty() and not os.environ.get("COLUMNS", "").isdigit():
         width = PIPED_WIDTH
-    return Console(file=file, width=width, markup=False, highlight=False, emoji=False)
+    return _LastingConsole(file=file, width=width, markup=False, highlight=False, emoji=False)
+
+
+class _LastingConsole(Console):
+    """Goes quiet when its terminal vanishes (EIO), as when a connection is lost in the middle of a run.
+
+    An error out of a print would otherwise end whatever came to say something, be it a run that has to put a
+    device back. A pipe that nobody reads is another matter, and still ends the program.
+    """
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            super().__exit__(kind, error, traceback)
+        except OSError as vanished:
+            if vanished.errno != errno.EIO:
+                raise
+            self.quiet = True
 
 
 def printable(console: Console, text: str) -> str:

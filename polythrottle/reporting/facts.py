@@ -195,6 +195,8 @@ def _why(facts: TrialFacts, limit_s: float | None) -> str | None:
     reason = trial.reason
     if reason is None and trial.measurement is not None:
         reason = trial.measurement.aborted_reason
+    if facts.outcome is Outcome.OVER and trial.purpose is Purpose.STAGE:
+        return "over its part of the SLO"
     if facts.outcome is Outcome.OVER:
         if facts.latency_s is not None and limit_s is not None and facts.latency_s > limit_s:
             return f"over the SLO by {percent(facts.latency_s / limit_s - 1.0)}"
@@ -214,13 +216,14 @@ def _unavailable(trial: Trial) -> str | None:
     return None
 
 
-_OF_THE_SPACE = tuple(purpose for purpose in Purpose if purpose is not Purpose.BASELINE)
+_OF_THE_SPACE = tuple(p for p in Purpose if p not in (Purpose.BASELINE, Purpose.STAGE))
 
 
 def configuration_facts(facts: Iterable[TrialFacts], *purposes: Purpose) -> tuple[ConfigurationFacts, ...]:
     """One point for each configuration that was measured in full, in order of first trial.
 
-    `purposes` defaults to all but the baseline: stock is not a configuration of the space.
+    `purposes` defaults to all but the baseline and stages: stock is not a configuration of the space, and a
+    stage is not the workload.
     """
     groups: dict[Configuration, list[TrialFacts]] = {}
     for one in facts:

@@ -67,7 +67,7 @@ class Plot:
 
 def plots(study: Study) -> tuple[Plot, ...]:
     """Every plot that the study has data for; none before the first full measurement."""
-    facts = trial_facts(study)
+    facts = tuple(f for f in trial_facts(study) if f.trial.purpose is not Purpose.STAGE)
     points = configuration_facts(facts)
     if not points:
         return ()

@@ -53,7 +53,8 @@ def _spoilt(study: Study, configuration: Configuration, misses: bool) -> str | N
 
 def _unlikely(study: Study, result: Result, configuration: Configuration) -> str | None:
     """By the last ranking that was kept: the likeliest to meet the SLO are in it, with their probability."""
-    ranked = next((t for t in reversed(study.trials) if t.suggestion and t.suggestion.ranking), None)
+    of_the_whole = [t for t in study.trials if t.purpose is not Purpose.STAGE]
+    ranked = next((t for t in reversed(of_the_whole) if t.suggestion and t.suggestion.ranking), None)
     if ranked is None or ranked.suggestion is None:
         return None
     bar = _bar(result)

@@ -43,7 +43,7 @@ from polythrottle.reporting.wording import (
     trials_text,
     verdict_text,
 )
-from polythrottle.study import Estimate, Result, Study, StudyState, Verdict
+from polythrottle.study import Estimate, Result, Study, StudySpec, StudyState, Verdict
 from polythrottle.trial import Purpose, Trial
 
 _GAP = "  "
@@ -112,7 +112,8 @@ class ProgressScreen:
             ("searches", f"{size:,} configurations: {knobs}" + (f"; fixed: {fixed}" if fixed else "")),
             (
                 "strategy",
-                f"{spec.strategy.value}{', safe' if spec.safe else ''}, at most {spec.max_trials} "
+                f"{spec.strategy.value}{', safe' if spec.safe else ''}{_first_phase(spec)}, "
+                f"at most {spec.max_trials} "
                 f"search trial{'' if spec.max_trials == 1 else 's'}, seed {spec.seed}",
             ),
             ("study", study.id),
@@ -141,6 +142,11 @@ class ProgressScreen:
         line = Text(printable(self.console, text), no_wrap=True, overflow="crop")
         self._status = self.console.status(line, spinner="line")
         self._status.start()
+
+    def waiting(self, why: str) -> None:
+        """A rule of live traffic makes the search wait."""
+        self.stop()
+        print_text(self.console, (f"{'waiting':<10}", "yellow"), why, indent=10)
 
     def trial_finished(self, trial: Trial, study: Study) -> None:
         """One line: number, purpose, what was tried, energy, latency against the SLO, best, gain left."""
@@ -259,7 +265,8 @@ class ProgressScreen:
         text = f"{format_latency(facts.latency_s)} {mark}".rstrip()
         if facts.outcome is Outcome.ABORTED:
             return f">{text} cut", style
-        if facts.outcome is Outcome.OVER and limit_s is not None:
+        whole = facts.trial.purpose is not Purpose.STAGE
+        if facts.outcome is Outcome.OVER and limit_s is not None and whole:
             text += f" {percent(facts.latency_s / limit_s - 1.0, signed=True)}"
         if not facts.bounded:
             text += " unsure"
@@ -277,6 +284,11 @@ class ProgressScreen:
     def _gain(self, facts: TrialFacts) -> str:
         gain = facts.expected_gain
         return "-" if gain is None else percent(gain)
+
+
+def _first_phase(spec: StudySpec) -> str:
+    stage = spec.first_stage
+    return "" if stage is None else f", {stage.name} by {SHORT_NAMES.get(stage.knob, stage.knob)} first"
 
 
 def show_result(result: Result, study: Study, console: Console | None = None) -> None:

@@ -26,6 +26,7 @@ SI_OF_UNIT: Mapping[str, float] = {
 PURPOSES: Mapping[Purpose, str] = {
     Purpose.BASELINE: "stock",
     Purpose.ANCHOR: "max clocks",
+    Purpose.STAGE: "stage",
     Purpose.SEARCH: "search",
     Purpose.CONFIRM: "confirm",
     Purpose.DRIFT: "drift check",

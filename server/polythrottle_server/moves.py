@@ -10,7 +10,8 @@ from polythrottle.errors import InvalidInputError
 from polythrottle.measurement import Unavailable
 from polythrottle.studies import Aborted, Failed, Measured, Outcome
 from polythrottle.study import STUDY_TRANSITIONS, Study, StudySpec, StudyState
-from polythrottle.trial import Trial, TrialState
+from polythrottle.trial import Purpose, Trial, TrialState
+from polythrottle_server import two_phase
 from polythrottle_server.budget import device_time_s, search_configurations
 from polythrottle_server.evidence import latency_of, resolved_slo
 
@@ -56,7 +57,8 @@ def settled(study: Study, trial: Trial, outcome: Outcome) -> Trial:
         return trial.moved(TrialState.FAILED, measurement=measurement, reason=unusable)
     if isinstance(outcome, Aborted):
         return trial.moved(TrialState.ABORTED, measurement=measurement, reason=outcome.reason)
-    limit_s = resolved_slo(study).limit_s
+    of_stage = trial.purpose is Purpose.STAGE
+    limit_s = two_phase.limit_s(study) if of_stage else resolved_slo(study).limit_s
     latency = latency_of(measurement)
     over = limit_s is not None and latency is not None and latency.latency_s > limit_s
     return trial.moved(TrialState.INFEASIBLE if over else TrialState.COMPLETED, measurement=measurement)

@@ -8,6 +8,7 @@ from polythrottle.objective import LatencySlo
 from polythrottle.studies import MeasurementPlan
 from polythrottle.study import Study
 from polythrottle.trial import Purpose, Trial
+from polythrottle_server import two_phase
 from polythrottle_server.evidence import resolved_slo
 from polythrottle_server.protocol import smallest_batch
 
@@ -52,6 +53,14 @@ def plan_for(study: Study, trial: Trial) -> MeasurementPlan:
         and slo.limit_s is not None
     ):
         abort_latency_s = slo.limit_s * (SAFE_ABORT_FACTOR if study.spec.safe else ABORT_FACTOR)
+    stage = study.spec.first_stage if trial.purpose is Purpose.STAGE else None
+    part_s = None if stage is None else two_phase.limit_s(study)
+    if part_s is not None:
+        abort_latency_s = part_s * ABORT_FACTOR
     return MeasurementPlan(
-        min_queries=min_queries(slo), max_window_s=max_window_s(slo), abort_latency_s=abort_latency_s
+        min_queries=min_queries(slo),
+        max_window_s=max_window_s(slo),
+        abort_latency_s=abort_latency_s,
+        precision=study.spec.precision,
+        stage=None if stage is None else stage.name,
     )

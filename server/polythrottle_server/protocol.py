@@ -1,6 +1,6 @@
 """The study protocol: from everything that was tried to what comes next. Pure, no input or output.
 
-    baseline → max clocks → (reachable?) → search ⇄ drift → confirm → conclude
+    baseline → max clocks → (reachable?) → (stage alone) → search ⇄ drift → confirm → conclude
 
 The phase is worked out anew from the trials at every step, so a study that was killed, cancelled or
 given a larger budget goes on from its rows alone.
@@ -20,7 +20,7 @@ from polythrottle.optimizer.problem import Evidence, OptimizerSettings, Problem
 from polythrottle.study import Study, StudySpec, StudyState
 from polythrottle.suggestion import StopAdvice, Suggestion
 from polythrottle.trial import STOCK, Purpose, Trial, TrialState
-from polythrottle_server import confirmation
+from polythrottle_server import confirmation, live, two_phase
 from polythrottle_server.budget import (
     NOTHING_LEFT,
     NOTHING_SAFE,
@@ -103,19 +103,26 @@ Step = RunTrial | Conclude
 def next_step(study: Study, consult: Consult) -> Step:
     """What to do next, given trials that have all finished; unfinished ones count as pending.
 
-    `consult` is called at most twice, and not at all before the search begins or within a round of
+    `consult` is called three times at most, and not before the search begins or within a round of
     confirmations. The same study gives the same step.
     """
     for phase in (_gave_up, _baseline, _anchor, _reachable):
         step = phase(study)
         if step is not None:
             return step
-    return _search(study, consult)
+    return _first_stage(study, consult) or _search(study, consult)
 
 
 def problem_of(study: Study) -> Problem:
     spec = study.spec
-    return Problem(spec.space, spec.anchor, resolved_slo(study).limit_s, spec.objective)
+    limit_s = resolved_slo(study).limit_s
+    return Problem(two_phase.space_of(study), spec.anchor, limit_s, spec.objective, _queued(spec))
+
+
+def _queued(spec: StudySpec) -> str | None:
+    """The SLO's statistic, where queries arrive by themselves and wait for one another."""
+    arrive = spec.load and not spec.load.startswith("closed loop")
+    return spec.slo.statistic if arrive else None
 
 
 def settings_of(spec: StudySpec) -> OptimizerSettings:
@@ -273,6 +280,15 @@ def _slo_text(study: Study) -> str:
 # --- the search ----------------------------------------------------------------------------------
 
 
+def _first_stage(study: Study, consult: Consult) -> RunTrial | None:
+    """A stage of the workload alone, where one is to be tuned first."""
+    settings, seed = settings_of(study.spec), trial_seed(study.spec, len(study.trials) + 1)
+    found = two_phase.next_trial(
+        study, lambda problem, seen: consult(Question(problem, seen, (), settings, seed))
+    )
+    return None if found is None else RunTrial(Purpose.STAGE, *found)
+
+
 def _search(study: Study, consult: Consult) -> Step:
     rounds = confirmation.rounds(study)
     if rounds:
@@ -294,12 +310,13 @@ def _consult(study: Study, consult: Consult, *, final: bool = False) -> Suggesti
     settings = settings_of(study.spec)
     if final:
         settings = replace(settings, progress_p_feasible=settings.install_p_feasible)
+    problem = problem_of(study)
     pending = [
-        t.configuration for t in study.trials if not t.state.finished and t.configuration in study.spec.space
+        t.configuration for t in study.trials if not t.state.finished and t.configuration in problem.space
     ]
-    suggestion = consult(
+    suggestion = live.within_reach(study, consult, final)(
         Question(
-            problem_of(study),
+            problem,
             tuple(evidence(study)),
             tuple(dict.fromkeys(pending)),
             settings,
@@ -375,7 +392,7 @@ def _confirm(
             state = StudyState.INFEASIBLE
     if stop.rule == NOTHING_SAFE or (stop.rule == NOTHING_LEFT and state is StudyState.CONVERGED):
         state = StudyState.EXHAUSTED
-    return Conclude(state, " ".join((reason, *drift_notes(study))), final)
+    return Conclude(state, " ".join((reason, *two_phase.notes(study), *drift_notes(study))), final)
 
 
 def _ending(study: Study, stop: StopAdvice) -> str:

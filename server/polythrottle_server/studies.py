@@ -18,7 +18,7 @@ from polythrottle.errors import InvalidInputError, StateError, did_you_mean
 from polythrottle.studies import Assignment, Finished, Outcome, Studies
 from polythrottle.study import Result, Study, StudySpec, StudyState
 from polythrottle.trial import Trial, TrialState
-from polythrottle_server import protocol
+from polythrottle_server import protocol, two_phase
 from polythrottle_server.codec import Json, encode
 from polythrottle_server.database import rows
 from polythrottle_server.database.opening import Database
@@ -329,6 +329,8 @@ class EmbeddedStudies(Studies):
         return study, after
 
     def _prepare(self, study: Study) -> None:
+        if two_phase.is_open(study):
+            return  # what is to be searched is not known yet
         self._suggester.prepare(protocol.problem_of(study), protocol.settings_of(study.spec))
 
     def _tell_listener(self, *events: StudyEvent) -> None:

@@ -80,6 +80,7 @@ class InProcessSuggester:
         key = (
             problem.space.digest,
             problem.anchor,
+            problem.queued,
             settings.strategy,
             settings.members,
             settings.draw_seed,

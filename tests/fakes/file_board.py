@@ -143,12 +143,26 @@ class FileBoard:
             fault.unlink(missing_ok=True)
 
 
-def discover_file_board(root: Path, on_step: Watch = _unwatched, **_: object) -> Discovered:
-    """In place of `discovery.discover`: the board in `root`/board."""
+def discover_file_board(
+    root: Path, on_step: Watch = _unwatched, *, gpu: str | None = None, **_: object
+) -> Discovered:
+    """In place of `discovery.discover`: the board in `root`/board; that of a GPU in `root`/GPU, if any.
+
+    As on a real machine, the CPU's clock is not the GPU's: it is that of `root`/board, whichever GPU is asked
+    for.
+    """
+    if gpu is not None and not (root / gpu).is_dir():
+        raise ControlError(f"'{gpu}' names no GPU")
     controls = FileBoard(root / "board").controls(on_step)
+    if gpu is not None:
+        controls = {**FileBoard(root / gpu).controls(on_step), "cpu_freq_mhz": controls["cpu_freq_mhz"]}
     return Discovered(
         identity=DeviceIdentity(
-            "file:board", "file", "a board of files", Provenance.EMULATED, tables_digest(TABLES)
+            "file:board" if gpu is None else f"nvidia:{gpu}",
+            "file",
+            "a board of files" if gpu is None else f"{gpu}, a GPU of files",
+            Provenance.EMULATED,
+            tables_digest(TABLES),
         ),
         controls=controls,
         is_writable=True,
@@ -158,7 +172,7 @@ def discover_file_board(root: Path, on_step: Watch = _unwatched, **_: object) ->
         caps=Caps(None, OperatorLimits()),
         notes=(),
         profile=None,
-        gpu=None,
+        gpu=gpu,
         memory=None,
         sysfs=Sysfs(root),
     )

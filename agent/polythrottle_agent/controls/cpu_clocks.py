@@ -14,6 +14,7 @@ from pathlib import Path
 from polythrottle.clock import Clock
 from polythrottle.configuration import Level
 from polythrottle_agent.bounds import Bounds
+from polythrottle_agent.cooling import CPU_COOLING, refuse_while_hot
 from polythrottle_agent.ports import ControlError
 from polythrottle_agent.sysfs import Sysfs, SysfsError
 
@@ -162,6 +163,9 @@ class CpuClocks:
         state: dict[str, str] = {}
         for policy in self._online():
             low, high = policy.limits_khz()
+            if high < policy.high_khz:
+                # Since 5.10 the maximum reads as heat's where that is lower.
+                refuse_while_hot(policy.sysfs, CPU_COOLING, "the CPU's clock")
             governor = policy.sysfs.text(policy.directory / "scaling_governor")
             state.update(
                 {
@@ -203,6 +207,15 @@ class CpuClocks:
         clocks = [policy.clock_khz() for policy in self._online()]
         return round(math.fsum(clocks) / len(clocks) / 1e3, 3)
 
+    def within_caps(self, saved: Mapping[str, str]) -> Mapping[str, str]:
+        held = dict(saved)
+        for policy in self._policies:
+            for end in ("scaling_max_freq", "scaling_min_freq"):
+                khz = saved.get(f"{policy.name}.{end}", "")
+                if khz.isdigit() and int(khz) > policy.cap_mhz * 1e3 * (1 + 1e-6):
+                    held[f"{policy.name}.{end}"] = str(policy.level_khz(int(khz)))
+        return held
+
     def restore(self, saved: Mapping[str, str]) -> None:
         self._held = None
         wanted: list[tuple[Policy, int, int, str]] = []
@@ -224,14 +237,18 @@ class CpuClocks:
 
     def _restore_one(self, policy: Policy, low: int, high: int, governor: str) -> str | None:
         """One policy that fails must not keep the others from their originals."""
+        problems = []
+        try:
+            policy.write_limits(low, high)
+        except ControlError as error:
+            problems.append(str(error))
         try:
             path = policy.directory / "scaling_governor"
             if governor and policy.sysfs.text(path) != governor:
                 policy.sysfs.write(path, governor)
-            policy.write_limits(low, high)
         except ControlError as error:
-            return f"{policy.name}: {error}"
-        return None
+            problems.append(str(error))
+        return f"{policy.name}: {'; '.join(problems)}" if problems else None
 
     def _pin(self, wanted_khz: int) -> None:
         pinned = {}

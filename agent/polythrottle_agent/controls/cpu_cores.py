@@ -19,6 +19,7 @@ class CpuCores:
 
     Args:
         usable: the CPUs that may be online; others are never switched on.
+        allowed_now: the CPUs that the power mode allows now; None where no mode says.
         after_change: called when CPUs came online, whose clocks then have to be set again.
     """
 
@@ -28,6 +29,7 @@ class CpuCores:
         usable: frozenset[int],
         bounds: Bounds,
         after_change: Callable[[], None] = lambda: None,
+        allowed_now: Callable[[], frozenset[int] | None] = lambda: None,
     ) -> None:
         """
         Raises:
@@ -36,6 +38,7 @@ class CpuCores:
         self._sysfs = sysfs
         self._bounds = bounds
         self._after_change = after_change
+        self._allowed_now = allowed_now
         self._switchable = [cpu for cpu in present_cpus(sysfs) if cpu != 0 and self._has_switch(cpu)]
         fixed = [cpu for cpu in usable if cpu not in self._switchable]
         self._order = [*sorted(fixed), *self._by_cluster([c for c in self._switchable if c in usable])]
@@ -68,6 +71,13 @@ class CpuCores:
 
     def observed(self) -> Level:
         return self.accepted()
+
+    def within_caps(self, saved: Mapping[str, str]) -> Mapping[str, str]:
+        allowed = self._allowed_now()
+        if allowed is None:
+            return saved
+        off = {f"cpu{cpu}": "0" for cpu in self._switchable if cpu not in allowed}
+        return {name: off.get(name, state) for name, state in saved.items()}
 
     def restore(self, saved: Mapping[str, str]) -> None:
         missing = [cpu for cpu in self._switchable if saved.get(f"cpu{cpu}") not in ("0", "1")]

@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from polythrottle.configuration import Level
+from polythrottle.configuration import Level, format_level
+from polythrottle.errors import InvalidInputError
 from polythrottle_agent.bounds import Bounds
+from polythrottle_agent.cooling import GPU_COOLING, refuse_while_hot
 from polythrottle_agent.ports import ControlError
 from polythrottle_agent.sysfs import Sysfs
 
 GPU_KNOB = "gpu_freq_mhz"
 GPU_MIN_KNOB = "gpu_min_freq_mhz"
+GPU_ALWAYS_ON_KNOB = "gpu_always_on"
 
 DEVFREQ = "/sys/class/devfreq"
 NODE_NAMES = ("gv11b", "gp10b", "ga10b", "gb10b", "gpu")
@@ -32,8 +35,15 @@ def find_gpu_nodes(sysfs: Sysfs) -> list[Path]:
     return [
         node
         for node in sysfs.entries(sysfs.at(DEVFREQ))
-        if sysfs.text_or_none(node / "device/of_node/name") in NODE_NAMES or node.name == THOR_NODE
+        if (sysfs.text_or_none(node / "device/of_node/name") in NODE_NAMES and _may_be_nvidia(sysfs, node))
+        or node.name == THOR_NODE
     ]
+
+
+def _may_be_nvidia(sysfs: Sysfs, node: Path) -> bool:
+    """Other makers' GPUs on Arm are called `gpu` too; a maker that is named must be NVIDIA."""
+    compatible = sysfs.text_or_none(node / "device/of_node/compatible")
+    return compatible is None or "nvidia," in compatible
 
 
 class GpuRange:
@@ -97,11 +107,41 @@ class GpuRange:
         }
         return {name: value for name, value in found.items() if value is not None}
 
+    def check_cool(self) -> None:
+        """
+        Raises:
+            ControlError: the maximum is below the table's highest while heat is at work: whose is it?
+        """
+        if self.read_hz("max_freq") < max(self.levels.values()):
+            refuse_while_hot(self.sysfs, GPU_COOLING, "the GPU's clock")
+
     def put_context_back(self, saved: Mapping[str, str]) -> None:
+        """Each by itself: a companion that fails keeps nothing else from its original.
+
+        Raises:
+            ControlError: one could not be written.
+        """
+        problems = []
         paths = {"governor": self.node / "governor", "railgate_enable": self.node / "device/railgate_enable"}
         for name, path in paths.items():
-            if name in saved and self.sysfs.text_or_none(path) != saved[name]:
-                self.sysfs.write(path, saved[name])
+            try:
+                if name in saved and self.sysfs.text_or_none(path) != saved[name]:
+                    self.sysfs.write(path, saved[name])
+            except ControlError as error:
+                problems.append(str(error))
+        if problems:
+            raise ControlError("; ".join(problems))
+
+    def within(self, saved: Mapping[str, str], bounds: Bounds) -> Mapping[str, str]:
+        """The ends of a saved range, within the power mode's cap."""
+        ends = {}
+        for name in _RANGE:
+            if saved.get(name, "").isdigit():
+                mhz = int(saved[name]) / 1e6
+                held = bounds.highest_below_cap(mhz, self.levels)
+                if held != mhz:
+                    ends[name] = str(self.levels[held])
+        return {**saved, **ends}
 
 
 class JetsonGpuMax:
@@ -121,6 +161,7 @@ class JetsonGpuMax:
 
     def save(self) -> Mapping[str, str]:
         gpu = self._gpu
+        gpu.check_cool()
         return {**{name: str(gpu.read_hz(name)) for name in _RANGE}, **gpu.context()}
 
     def apply(self, level: Level) -> None:
@@ -134,10 +175,60 @@ class JetsonGpuMax:
     def observed(self) -> Level:
         return self._gpu.read_mhz("cur_freq")
 
+    def within_caps(self, saved: Mapping[str, str]) -> Mapping[str, str]:
+        return self._gpu.within(saved, self._bounds)
+
     def restore(self, saved: Mapping[str, str]) -> None:
         high, low = (_saved_hz(GPU_KNOB, saved, name) for name in _RANGE)
-        self._gpu.put_context_back(saved)
         self._gpu.write(low, high)
+        self._gpu.put_context_back(saved)
+
+
+class JetsonGpuAlwaysOn:
+    """`gpu_always_on`: 1 keeps the GPU powered between queries, 0 lets the driver gate its rail."""
+
+    FILE = "device/railgate_enable"
+
+    def __init__(self, gpu: GpuRange) -> None:
+        self._gpu = gpu
+
+    @classmethod
+    def is_here(cls, gpu: GpuRange) -> bool:
+        """Not on every board: where the rail is shared, the file is missing or says something else."""
+        return gpu.sysfs.text_or_none(gpu.node / cls.FILE) in ("0", "1")
+
+    @property
+    def knob(self) -> str:
+        return GPU_ALWAYS_ON_KNOB
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        return (0.0, 1.0)
+
+    def save(self) -> Mapping[str, str]:
+        return {"railgate_enable": str(self._gpu.sysfs.number(self._gpu.node / self.FILE))}
+
+    def apply(self, level: Level) -> None:
+        if level not in self.levels:
+            raise InvalidInputError(f"{self.knob} has no level {format_level(level)}.")
+        self._write("0" if level == 1.0 else "1")
+
+    def accepted(self) -> Level:
+        return 1.0 - self._gpu.sysfs.number(self._gpu.node / self.FILE)
+
+    def observed(self) -> Level:
+        return self.accepted()
+
+    def restore(self, saved: Mapping[str, str]) -> None:
+        if saved.get("railgate_enable") not in ("0", "1"):
+            raise ControlError(f"the saved state of {self.knob} has no usable railgate_enable")
+        self._write(saved["railgate_enable"])
+
+    def _write(self, value: str) -> None:
+        """A write of what holds already may be refused on a board that cannot gate."""
+        path = self._gpu.node / self.FILE
+        if self._gpu.sysfs.text(path) != value:
+            self._gpu.sysfs.write(path, value)
 
 
 class JetsonGpuMin:
@@ -168,6 +259,9 @@ class JetsonGpuMin:
     def observed(self) -> Level:
         """A floor is observed as it stands."""
         return self._gpu.read_mhz("min_freq")
+
+    def within_caps(self, saved: Mapping[str, str]) -> Mapping[str, str]:
+        return self._gpu.within(saved, self._bounds)
 
     def restore(self, saved: Mapping[str, str]) -> None:
         hz = _saved_hz(GPU_MIN_KNOB, saved, "min_freq")

@@ -6,7 +6,7 @@ success and the clock stays. So a write proves nothing here, and what counts is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from polythrottle.clock import Clock
@@ -69,6 +69,9 @@ class JetsonMemory:
         """The rate matters only while it is locked: else demand moves it from one read to the next."""
         locked = self._number("mrq_rate_locked")
         state = {"mrq_rate_locked": str(locked), "rate": str(self._number("rate")) if locked else ""}
+        enabled = self._sysfs.text_or_none(self._directory / "state")
+        if enabled in ("0", "1"):
+            state["state"] = enabled
         if self._halt is not None:
             state["bwmgr_halt"] = str(self._sysfs.number(self._halt))
         return state
@@ -88,6 +91,15 @@ class JetsonMemory:
     def observed(self) -> Level:
         return self._number("rate") / 1e6
 
+    def within_caps(self, saved: Mapping[str, str]) -> Mapping[str, str]:
+        rate = saved.get("rate", "")
+        if saved.get("mrq_rate_locked") != "1" or not rate.isdigit():
+            return saved
+        mhz = int(rate) / 1e6
+        table = self._table
+        held = self._bounds.highest_below_cap(mhz, table)
+        return saved if held == mhz else {**saved, "rate": str(table[held])}
+
     def restore(self, saved: Mapping[str, str]) -> None:
         locked, rate, halt = (saved.get(x, "") for x in ("mrq_rate_locked", "rate", "bwmgr_halt"))
         if locked not in ("0", "1") or (locked == "1" and not rate.isdigit()):
@@ -100,13 +112,19 @@ class JetsonMemory:
                 self._write_halt(int(halt))
         else:
             self._unlock(halt=int(halt) if halt else None)
+        enabled = saved.get("state")
+        if enabled in ("0", "1") and self._sysfs.text_or_none(self._directory / "state") != enabled:
+            self._write("state", int(enabled))
 
-    def probe(self) -> tuple[float, ...]:
+    def probe(self, locking: Callable[[Level], None] = lambda _: None) -> tuple[float, ...]:
         """Find every rate that can be locked, by locking each, and remember them until the next boot.
 
         Starting at the lowest, each request of one hertz more is rounded up to the next rate. The lock is
         put back as it was. The caller has saved the originals: this writes, memory is slow meanwhile, and
-        each rate takes about 0.1 s.
+        each rate takes about 0.1 s. Nothing above the operator's limit or the power mode's cap is asked for.
+
+        Args:
+            locking: told each rate in MHz before it is locked.
 
         Returns:
             The rates in MHz.
@@ -116,10 +134,11 @@ class JetsonMemory:
         """
         saved = self.save()
         found: list[int] = []
-        highest = self._number("max_rate")
+        highest = self._highest_allowed()
         wanted = self._number("min_rate")
         try:
             while len(found) < PROBE_LIMIT and wanted <= highest:
+                locking(wanted / 1e6)
                 self._lock(wanted)
                 rate = self._number("rate")
                 if rate < wanted:
@@ -134,6 +153,12 @@ class JetsonMemory:
             )
         self._rates.remember(found)
         return tuple(hz / 1e6 for hz in found)
+
+    def _highest_allowed(self) -> int:
+        """The highest rate to ask for, in Hz: one that is known to exist, since requests are rounded up."""
+        most = self._number("max_rate")
+        bounded = self._bounds.allowed(hz / 1e6 for hz in (*self._rates.said_hz, most) if hz <= most)
+        return max((round(float(mhz) * 1e6) for mhz in bounded), default=0)
 
     def _lock(self, hz: int) -> None:
         if self._halt is not None:

@@ -31,6 +31,11 @@ class LockableRates:
     def is_probed(self) -> bool:
         return self._probed is not None
 
+    @property
+    def said_hz(self) -> tuple[int, ...]:
+        """What is said about the device, tried or not."""
+        return self._said
+
     def rates_hz(self) -> tuple[int, ...]:
         return self._said if self._probed is None else self._probed
 

@@ -270,8 +270,9 @@ class NvidiaMemoryClock:
 class NvidiaPowerLimit:
     """`power_limit_w`: the board's power limit, in the levels of `power_levels_w`.
 
-    A limit found below the board's default is somebody's cap: no level lies above it. After a crash the
-    limit found is ours, until `restore` says what the original was.
+    A limit found below the board's default is somebody's cap: no level lies above it. It is looked at anew
+    whenever nothing of ours is applied, for its owner may change it. After a crash the limit found is ours,
+    until `restore` says what the original was.
     """
 
     def __init__(self, guard: _Guard, limits: OperatorLimits) -> None:
@@ -299,12 +300,13 @@ class NvidiaPowerLimit:
 
     def save(self) -> Mapping[str, str]:
         limit_mw = self._guard.gpu.power_limit_mw()
-        self._remember(limit_mw)
         return {"limit_mw": str(limit_mw), **self._guard.context()}
 
     def apply(self, level: Level) -> None:
         self._bounds.check(level, self._table)
         self._guard.before_write()
+        if self._found_mw is None:
+            self._found_mw = self._guard.gpu.power_limit_mw()
         self._write(round(float(level) * 1e3))
 
     def accepted(self) -> Level:
@@ -320,21 +322,15 @@ class NvidiaPowerLimit:
         if limit is None:
             raise ControlError(f"the saved state of {POWER_KNOB} has no limit")
         self._write(int(limit))
-        self._found_mw = int(limit)
+        self._found_mw = None
         self._guard.put_context_back(POWER_KNOB, saved)
 
     def _write(self, limit_mw: int) -> None:
-        self._remember(self._guard.gpu.power_limit_mw())
         self._guard.gpu.call("nvmlDeviceSetPowerManagementLimit", limit_mw)
-
-    def _remember(self, limit_mw: int) -> int:
-        if self._found_mw is None:
-            self._found_mw = limit_mw
-        return self._found_mw
 
     def _cap_w(self) -> float:
         default_mw = self._guard.gpu.default_power_limit_mw()
-        found_mw = self._remember(self._guard.gpu.power_limit_mw())
+        found_mw = self._guard.gpu.power_limit_mw() if self._found_mw is None else self._found_mw
         return float("inf") if default_mw is None or found_mw >= default_mw else found_mw / 1e3
 
 

@@ -26,6 +26,9 @@ IDLE_STEP_S = 1.0
 LOOK_BACK_S = 0.05
 """For so long after a load ends, clocks stay where it put them: two polls of the GPU's governor."""
 
+MOST_COSTS = 256
+"""Operating points whose latency and power are kept at hand."""
+
 
 def round_up(wanted: float, table: Sequence[float]) -> float:
     """The lowest level not below `wanted`, or the highest: what a GPU or memory clock does off its table."""
@@ -102,6 +105,9 @@ class EmulatedBoard:
         self._last_busy_s = -math.inf
         self._conditions = Conditions(1.0, 1.0)
         self._shares: Shares | None = None
+        self._in_service: int | None = None
+        """Queries of the batch in service; None under `run`, which serves full ones."""
+        self._costs: dict[OperatingPoint, tuple[float, float]] = {}
 
     # What can be written. Each write takes WRITE_S.
 
@@ -198,6 +204,7 @@ class EmulatedBoard:
         self.energy_counter_j()
         self._power_w = power_w
         self._busy_until_s = math.inf
+        self._in_service = None
         self._shares = None
         try:
             self.clock.sleep(duration_s)
@@ -210,15 +217,20 @@ class EmulatedBoard:
         """Draw the conditions that the batches from here on share."""
         self._conditions = draw_conditions(self.energy_scatter, self.random)
 
-    def begin_batch(self) -> float:
+    def begin_batch(self, n_queries: int | None = None) -> float:
         """Start serving one batch at the clocks that hold now; its latency in seconds.
 
         The caller lets that time pass. The board goes to rest by itself when it is over, so a caller that
         dies leaves no load behind.
+
+        Args:
+            n_queries: how many are in it; None: a full one. A batch that is not full costs what one of its
+                size does.
         """
         now_s = self.clock.now()
         self.count_until(now_s)
-        seconds, _ = self.behaviour.latency_and_power(self.point_under_load())
+        self._in_service = n_queries
+        seconds, _ = self._cost()
         latency_s = draw_latency(
             seconds * self._conditions.latency, self.behaviour.calibration.noise, self.random
         )
@@ -232,8 +244,18 @@ class EmulatedBoard:
         if self._busy_until_s is None:
             self._power_w = self._idle_power_w()
         else:
-            _, watts = self.behaviour.latency_and_power(self.point_under_load())
+            _, watts = self._cost()
             self._power_w = watts * self._conditions.power * self.power_drift
+
+    def _cost(self) -> tuple[float, float]:
+        """Mean seconds and watts of the batch in service, at the present clocks."""
+        point = self._point_in_service()
+        cost = self._costs.get(point)
+        if cost is None:
+            if len(self._costs) >= MOST_COSTS:
+                self._costs.clear()
+            cost = self._costs[point] = self.behaviour.latency_and_power(point)
+        return cost
 
     def count_until(self, now_s: float) -> None:
         """Count energy up to a moment that has come, and show observers what passed."""
@@ -257,7 +279,7 @@ class EmulatedBoard:
             return
         if self._shares is None:
             busy = self._busy_until_s is not None
-            point = self.point_under_load() if busy else self._point_at_rest()
+            point = self._point_in_service() if busy else self._point_at_rest()
             self._shares = self.behaviour.shares(point, busy=busy)
         power_w, shares = self._power_w, self._shares
         for observer in self.observers:
@@ -272,6 +294,10 @@ class EmulatedBoard:
         self.clock.sleep(WRITE_S)
         self.energy_counter_j()
         self.clocks_changed()
+
+    def _point_in_service(self) -> OperatingPoint:
+        point = self.point_under_load()
+        return point if self._in_service is None else replace(point, batch=float(self._in_service))
 
     def _point(self, cpu_mhz: float, gpu_mhz: float, mem_mhz: float) -> OperatingPoint:
         point = self.behaviour.point(

@@ -7,6 +7,8 @@
 | `batch_size` | the workload's batch size |
 | `state` | what holds, as JSON: energy counter, clocks under load, temperature, faults |
 | `control` | one command a line; see `COMMANDS` |
+
+Reading `batch` is EBUSY while an HTTP service runs on the board.
 """
 
 from __future__ import annotations
@@ -44,6 +46,8 @@ def control_entries(machine: Machine) -> dict[str, Entry]:
     """The files of `.emulator/` over a machine."""
 
     def begin_batch() -> str:
+        if machine.service_url is not None:
+            raise refused(errno.EBUSY)
         latency_s = machine.begin_batch()
         board = machine.board
         answer = {
@@ -89,6 +93,7 @@ def state_of(machine: Machine) -> dict[str, object]:
         "energy_scatter": board.energy_scatter,
         "energy_j": machine.energy_j(),
         "busy": board.looks_busy,
+        "service_url": machine.service_url,
         "gpu_under_load_mhz": board.gpu_under_load_mhz,
         "mem_under_load_mhz": board.mem_under_load_mhz,
         "cpu_under_load_mhz": board.cpu_under_load_mhz,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from polythrottle.clock import Clock
@@ -95,6 +95,7 @@ class Machine:
         behaviour = Behaviour.of(board, workload or DEFAULT_WORKLOAD)
         self.board = EmulatedBoard(behaviour, clock, seed)
         self.faults = Faults()
+        self.service_url: str | None = None
         self.tree = Tree(self.faults, lambda: self.agenda.settle())
         self._random = random.Random(seed)
         self.agenda = Agenda(self.board)
@@ -276,16 +277,30 @@ class Machine:
             self.board.nodes.batch = batch
             self.board.clocks_changed()
 
+    @property
+    def batch_size(self) -> int:
+        """The most queries that the workload serves together."""
+        return self.board.nodes.batch
+
+    @contextlib.contextmanager
+    def served_at(self, url: str) -> Iterator[None]:
+        """An HTTP service runs on the board. Nobody else serves meanwhile: two at once would overlap."""
+        self.service_url = url
+        try:
+            yield
+        finally:
+            self.service_url = None
+
     def begin_window(self) -> None:
         with self.tree.lock:
             self.agenda.settle()
             self.board.begin_window()
 
-    def begin_batch(self) -> float:
+    def begin_batch(self, n_queries: int | None = None) -> float:
         """Serve one batch from now on; its latency in seconds, which the caller lets pass."""
         with self.tree.lock:
             self.agenda.settle()
-            return self.board.begin_batch()
+            return self.board.begin_batch(n_queries)
 
     def energy_j(self) -> float:
         """The board's own energy counter: what a meter ought to find."""

@@ -23,7 +23,7 @@ FIELD_POWER_AVERAGE, FIELD_POWER_INSTANT = 185, 186
 NVGPU = "(nvgpu)"
 """In the name of a Jetson's GPU: NVML is there and supports nothing. Its clocks are devfreq's."""
 
-GA100 = re.compile(r"\bA(100|30|800)\b")
+GA100 = re.compile(r"\bA(100X?|30X?|800)\b")
 """GA100 boards by product name; they report instantaneous power although they are Amperes."""
 
 MODULE_COUNTERS = re.compile(r"\bG[HB][23]00\b")

@@ -174,6 +174,7 @@ class HelperControl:
         self._client = client
         self._knob = knob
         self._levels = levels
+        self._restored: tuple[Mapping[str, str], Mapping[str, str]] | None = None
 
     @property
     def knob(self) -> str:
@@ -198,7 +199,15 @@ class HelperControl:
         return _level(self._ask("observed", knob=self._knob)["level"])
 
     def restore(self, saved: Mapping[str, str]) -> None:
-        self._ask("restore", knob=self._knob, state=dict(saved))
+        answer = self._ask("restore", knob=self._knob, state=dict(saved))
+        # An older helper does not tell.
+        state = answer.get("state", saved)
+        self._restored = dict(saved), {str(k): str(v) for k, v in state.items()}
+
+    def restored_as(self, saved: Mapping[str, str]) -> Mapping[str, str]:
+        """What the last `restore` of this state put back: less, where a new power mode allows no more."""
+        asked, done = self._restored if self._restored is not None else (saved, saved)
+        return done if dict(asked) == dict(saved) else saved
 
     def _ask(self, verb: str, **fields: Any) -> Message:
         """

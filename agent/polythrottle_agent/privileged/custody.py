@@ -10,6 +10,7 @@ from polythrottle.clock import Clock
 from polythrottle.configuration import Level
 from polythrottle.errors import InvalidInputError, StateError
 from polythrottle_agent.ports import ControlError, Originals
+from polythrottle_agent.privileged.caps import ModeChange
 from polythrottle_agent.privileged.journal import Owner
 from polythrottle_agent.privileged.keeper import Keeper, NotRestored
 from polythrottle_agent.privileged.on_disk import OnDisk
@@ -32,13 +33,27 @@ class Kept:
     deadline_s: float | None
 
 
-@dataclass
+@dataclass(frozen=True)
 class Owed:
-    """Restores that failed so far, and when to try them again."""
+    """What is not done yet, and when to try it again.
+
+    `problems` are restores that failed. `why`: the journal cannot be used. `unforgotten` are the originals in
+    it that are back; they are never written again, because what somebody set since is theirs.
+    """
 
     problems: tuple[NotRestored, ...] = ()
+    unforgotten: Originals = field(default_factory=dict)
+    why: str = ""
     next_try_s: float = 0.0
     wait_s: float = RETRY_FIRST_S
+
+    def __bool__(self) -> bool:
+        return bool(self.problems or self.why)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        told = tuple(str(problem) for problem in self.problems)
+        return (*told, self.why) if self.why else told
 
 
 @dataclass
@@ -54,7 +69,6 @@ class Custody:
     settings: dict[str, Level] = field(default_factory=dict)
     owed: Owed = field(default_factory=Owed)
     _next_look_s: float = 0.0
-    _mode_when_taken: str | None = None
 
     def __post_init__(self) -> None:
         self._helper = self.on_disk.owner
@@ -64,8 +78,12 @@ class Custody:
 
         Raises:
             ControlError: an original cannot be read.
-            StateError: they cannot be made safe.
+            StateError: they cannot be made safe, or the journal holds old ones that it cannot be rid of.
         """
+        if self.owed.unforgotten:
+            # Else they would be put back again, over whatever was set since.
+            self._forget(self.owed.unforgotten, drop=not self.owed.problems)
+            self.owed = Owed(self.owed.problems)
         self.on_disk.owner = owner
         try:
             originals = self.keeper.take()
@@ -75,7 +93,6 @@ class Custody:
         self.settings = {}
         self.drifts = ()
         self.owed = Owed()
-        self._mode_when_taken = self.reconciler.power_mode()
         self.log("lease", owner, "granted")
         return originals
 
@@ -90,8 +107,11 @@ class Custody:
         self.settings |= settings
         self._watch()
 
-    def put_one_back(self, knob: str, state: Mapping[str, str]) -> None:
+    def put_one_back(self, knob: str, state: Mapping[str, str]) -> Mapping[str, str]:
         """
+        Returns:
+            What was put back: the state, within the caps of a power mode that changed since.
+
         Raises:
             ControlError: it reads back as something else.
         """
@@ -100,6 +120,8 @@ class Custody:
         problems = self.keeper.restore_to({knob: state}, "the client put it back")
         if problems:
             raise ControlError(problems[0].reason)
+        held = self.keeper.held.get(knob)
+        return state if held is None else held.put_back
 
     def keep(self, owner: Owner, for_s: float | None, reason: str) -> None:
         """From now on the settings outlive their owner."""
@@ -115,30 +137,69 @@ class Custody:
         self.kept = None
         self.settings = {}
         self.reconciler.want({})
-        try:
-            entry = self.on_disk.journal.read()
-            originals = self.keeper.held_originals() if entry is None else entry.originals
-            problems = self.keeper.put_back(originals, reason)
-        except StateError as error:
-            # The journal cannot be used; what this process remembers is put back all the same.
-            log.error("%s", error)
-            problems = self.keeper.put_back_from_memory(reason)
+        done = self.owed.unforgotten
+        known, why = self._known_originals()
+        originals = self.to_put_back(known)
+        change = self.on_disk.changed_mode() if originals else None
+        problems = self.keeper.restore_to(originals, reason)
         for problem in problems:
             log.error("%s", problem)
-        if not problems:
-            self.keeper.let_go()
-        self._tell_mode_change()
-        wait_s = min(self.owed.wait_s * 2, RETRY_LAST_S) if self.owed.problems else RETRY_FIRST_S
-        self.owed = Owed(problems, self.clock.now() + wait_s, wait_s) if problems else Owed()
+        failed = {problem.knob for problem in problems}
+        back = {**done, **{knob: state for knob, state in originals.items() if knob not in failed}}
+        if (known or done) and (back or not why):
+            why = self._try_to_forget(back, drop=not problems)
+        self.keeper.let_go(back)
+        if change is not None:
+            self._tell_mode_change(change)
+        wait_s = min(self.owed.wait_s * 2, RETRY_LAST_S) if self.owed else RETRY_FIRST_S
+        owed = Owed(problems, back if why else {}, why, self.clock.now() + wait_s, wait_s)
+        self.owed = owed if owed else Owed()
         self.on_disk.owner = self._helper
         return problems
+
+    def to_put_back(self, known: Originals | None = None) -> Originals:
+        """Originals that are not back yet, by the journal; by memory where that cannot be read."""
+        known = self._known_originals()[0] if known is None else known
+        return {knob: state for knob, state in known.items() if knob not in self.owed.unforgotten}
+
+    def _known_originals(self) -> tuple[Originals, str]:
+        """What has to be put back; and why the journal cannot say, where this process's memory has to."""
+        why = ""
+        try:
+            entry = self.on_disk.journal.read()
+        except StateError as error:
+            log.error("%s", error)
+            entry, why = None, str(error)
+        return self.keeper.held_originals() if entry is None else entry.originals, why
+
+    def _try_to_forget(self, back: Originals, *, drop: bool) -> str:
+        """Empty, or why the journal still holds what is back."""
+        try:
+            self._forget(back, drop=drop)
+        except StateError as error:
+            log.error("%s", error)
+            return str(error)
+        return ""
+
+    def _forget(self, back: Originals, *, drop: bool) -> None:
+        """
+        Args:
+            drop: nothing else is left to put back, so the journal is not needed, whatever it holds.
+
+        Raises:
+            StateError: the journal still holds these originals.
+        """
+        if drop:
+            self.on_disk.journal.drop()
+        else:
+            self.on_disk.journal.forget(back)
 
     def tick(self, is_held: bool) -> None:
         """What time brings: the end of what is kept, another try of what is owed, a look for drift."""
         now_s = self.clock.now()
         if self.kept is not None and self.kept.deadline_s is not None and now_s >= self.kept.deadline_s:
             self.put_back("its time was up")
-        if self.owed.problems and not is_held and now_s >= self.owed.next_try_s:
+        if self.owed and not is_held and now_s >= self.owed.next_try_s:
             self.put_back("tried again")
         if self.settings and now_s >= self._next_look_s:
             self._next_look_s = now_s + INTERVAL_S
@@ -148,18 +209,17 @@ class Custody:
         self.reconciler.want(self.settings, ALWAYS_YIELD)
         self._next_look_s = self.clock.now() + INTERVAL_S
 
-    def _tell_mode_change(self) -> None:
+    def _tell_mode_change(self, change: ModeChange) -> None:
         """The originals are the old mode's: somebody has to set the new one's again, and it is not us."""
-        before, self._mode_when_taken = self._mode_when_taken, None
-        now = self.reconciler.power_mode()
-        if before is not None and before != now:
-            text = (
-                f"the power mode changed ({before} → {now}) while the device was held; the originals that "
-                "were put back are the old mode's, so run nvpmodel -m again"
-            )
-            log.warning("%s", text)
-            self.drifts = (*self.drifts, text)
-            self.log("mode_changed", self.on_disk.owner, text)
+        held = "; ".join(str(held) for held in self.keeper.held.values())
+        text = (
+            f"the power mode changed ({change.before} → {change.now}) while the device was held; the "
+            f"originals that were put back are the old mode's, so run nvpmodel -m again"
+            f"{f' ({held})' if held else ''}"
+        )
+        log.warning("%s", text)
+        self.drifts = (*self.drifts, text)
+        self.log("mode_changed", self.on_disk.owner, text)
 
     def _reconcile(self) -> None:
         finding = self.reconciler.check()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -44,13 +45,19 @@ class Files:
         self._do("remove", path, lambda: path.unlink(missing_ok=True))
         self._sync_directory(path)
 
-    def append(self, path: Path, line: bytes, mode: int = 0o640) -> None:
-        """One more line at the end, in one write, after everything that is there."""
+    def append(self, path: Path, line: bytes, mode: int = 0o640, gid: int | None = None) -> None:
+        """One more line at the end, in one write, after everything that is there.
+
+        A file that is made now is given to the group `gid`, where this process may do that.
+        """
         new = not path.exists()
         descriptor = os.open(
             path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, mode
         )
         try:
+            if new and gid is not None:
+                with contextlib.suppress(PermissionError):  # a line in the wrong group beats no line
+                    os.fchown(descriptor, -1, gid)
             self._do("append", path, lambda: write_all(descriptor, line))
             self._do("fsync", path, lambda: os.fsync(descriptor))
         finally:

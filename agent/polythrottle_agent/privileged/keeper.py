@@ -11,6 +11,14 @@ from polythrottle.clock import Clock
 from polythrottle.configuration import Level, format_level
 from polythrottle.errors import InvalidInputError, did_you_mean
 from polythrottle_agent.ports import Control, ControlError, Originals, Safekeeping
+from polythrottle_agent.privileged.caps import (
+    Held,
+    KnowsMode,
+    ModeChange,
+    TellsRestored,
+    WithinCaps,
+    format_state,
+)
 
 log = logging.getLogger(__name__)
 
@@ -48,16 +56,20 @@ class NotRestored:
 
 @dataclass(frozen=True)
 class Pending:
-    """What a restore would put back. `now` is None where it cannot be read; `problem` says why."""
+    """What a restore would put back. `now` is None where it cannot be read; `problem` says why.
+
+    `wanted` is the original, within the caps of the power mode where that changed since.
+    """
 
     knob: str
     now: Mapping[str, str] | None
     original: Mapping[str, str]
+    wanted: Mapping[str, str]
     problem: str | None = None
 
     @property
     def differs(self) -> bool:
-        return self.now is None or dict(self.now) != dict(self.original)
+        return self.now is None or dict(self.now) != dict(self.wanted)
 
 
 class InMemory:
@@ -90,6 +102,8 @@ class Keeper:
     ) -> None:
         self.controls = controls
         self.safekeeping: Safekeeping = safekeeping if safekeeping is not None else InMemory()
+        self.held: dict[str, Held] = {}
+        """What the last restore of each knob held within the caps of a new power mode."""
         self._clock = clock
         self._originals: dict[str, Mapping[str, str]] | None = None
 
@@ -172,13 +186,11 @@ class Keeper:
         """The originals in this process's memory; none where nothing is taken."""
         return {} if self._originals is None else self._originals
 
-    def put_back_from_memory(self, reason: str) -> tuple[NotRestored, ...]:
-        """Where the journal cannot be used: put back what this process remembers."""
-        return self._restore(self.held_originals(), reason)
-
-    def let_go(self) -> None:
-        """Forget the originals in memory: everything is back, and the device is no longer ours."""
-        self._originals = None
+    def let_go(self, back: Iterable[str]) -> None:
+        """Forget the originals of these knobs in memory: they are back, and no longer ours."""
+        done = set(back)
+        left = {knob: state for knob, state in self.held_originals().items() if knob not in done}
+        self._originals = left or None
 
     def release(self, reason: str = "the run ended") -> tuple[NotRestored, ...]:
         """Put everything back and let go of the device."""
@@ -186,11 +198,31 @@ class Keeper:
 
     def compare(self, originals: Originals) -> tuple[Pending, ...]:
         """What a restore of these would change. Only reads."""
-        found = []
-        for knob in restore_order(originals):
-            now, problem = self._state(knob)
-            found.append(Pending(knob, now, originals[knob], problem))
-        return tuple(found)
+        change = self._mode_change()
+        return tuple(self._pending(knob, originals[knob], change) for knob in restore_order(originals))
+
+    def _pending(self, knob: str, original: Mapping[str, str], change: ModeChange | None) -> Pending:
+        now, problem = self._state(knob)
+        try:
+            wanted = self._expected(knob, self._wanted(knob, original, change))
+        except Exception as error:  # whatever a driver raises; the caller reports it by its words
+            return Pending(knob, now, original, original, problem or f"{type(error).__name__}: {error}")
+        return Pending(knob, now, original, wanted, problem)
+
+    def _mode_change(self) -> ModeChange | None:
+        return self.safekeeping.changed_mode() if isinstance(self.safekeeping, KnowsMode) else None
+
+    def _wanted(self, knob: str, original: Mapping[str, str], change: ModeChange | None) -> Mapping[str, str]:
+        """Nobody's cap is exceeded: an original of another power mode is held within the present one's."""
+        control = self.controls.get(knob)
+        if change is None or not isinstance(control, WithinCaps):
+            return original
+        return dict(control.within_caps(original))
+
+    def _expected(self, knob: str, wanted: Mapping[str, str]) -> Mapping[str, str]:
+        """What has to read back: where a helper writes, only its answer tells what it held within caps."""
+        control = self.controls.get(knob)
+        return dict(control.restored_as(wanted)) if isinstance(control, TellsRestored) else wanted
 
     def _state(self, knob: str) -> tuple[Mapping[str, str] | None, str | None]:
         control = self.controls.get(knob)
@@ -204,10 +236,11 @@ class Keeper:
     def _restore(self, originals: Originals, reason: str) -> tuple[NotRestored, ...]:
         problems: dict[str, NotRestored] = {}
         left = restore_order(originals)
+        change = self._mode_change()
         for _ in range(RESTORE_PASSES):
             problems = {}
             for knob in left:
-                problem = self._restore_one(knob, originals[knob], reason)
+                problem = self._restore_one(knob, originals[knob], change, reason)
                 if problem is not None:
                     problems[knob] = NotRestored(knob, originals[knob], problem)
             # Putting one control back may have moved another that was right before.
@@ -220,31 +253,48 @@ class Keeper:
                 break
         return tuple(problems[knob] for knob in restore_order(problems))
 
-    def _restore_one(self, knob: str, original: Mapping[str, str], reason: str) -> str | None:
+    def _restore_one(
+        self, knob: str, original: Mapping[str, str], change: ModeChange | None, reason: str
+    ) -> str | None:
         """Restore one control and read it back. None, or the reason why it is not as it was."""
         now, problem = self._state(knob)
         control = self.controls.get(knob)
         if control is None:
             return problem
-        # Written even where it reads back right: some drivers forget, or never tell, what they hold.
-        self._note("restore", knob, now, original, reason)
         try:
-            control.restore(original)
+            wanted = self._wanted(knob, original, change)
+            if dict(wanted) != dict(original) and change is not None:
+                reason = f"{reason}; held within power mode {change.now}, it was {change.before}"
+            # Written even where it reads back right: some drivers forget, or never tell, what they hold.
+            self._note("restore", knob, now, wanted, reason)
+            control.restore(wanted)
+            wanted = self._expected(knob, wanted)
         except Exception as error:  # whatever a driver raises: the next control is restored all the same
             problem = f"{type(error).__name__}: {error}"
             self._note("not_restored", knob, now, original, problem)
             return problem
-        return self._read_back(knob, original)
+        problem = self._read_back(knob, wanted)
+        if problem is None:
+            self._tell_held(Held(knob, original, wanted, change))
+        return problem
 
-    def _read_back(self, knob: str, original: Mapping[str, str]) -> str | None:
+    def _tell_held(self, held: Held) -> None:
+        """Once, however often the knob is restored."""
+        if dict(held.put_back) == dict(held.original):
+            self.held.pop(held.knob, None)
+        elif self.held.get(held.knob) != held:
+            self.held[held.knob] = held
+            log.warning("%s", held)
+
+    def _read_back(self, knob: str, wanted: Mapping[str, str]) -> str | None:
         deadline_s = self._clock.now() + READ_BACK_S
         while True:
             now, problem = self._state(knob)
-            if now == dict(original):
+            if now == dict(wanted):
                 return None
             if self._clock.now() >= deadline_s:
                 problem = problem or f"it reads back {format_state(now or {})}"
-                self._note("not_restored", knob, now, original, problem)
+                self._note("not_restored", knob, now, wanted, problem)
                 return problem
             self._clock.sleep(READ_BACK_STEP_S)
 
@@ -277,10 +327,6 @@ def write_order(settings: Mapping[str, Level], controls: Mapping[str, Control]) 
         order.remove(second)
         order.insert(order.index(first) + 1, second)
     return order
-
-
-def format_state(state: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} = {value}" for name, value in state.items())
 
 
 def state_key(state: Mapping[str, str]) -> str:

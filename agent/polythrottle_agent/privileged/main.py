@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import grp
 import logging
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from polythrottle import __version__
 from polythrottle.clock import Clock, RealClock
 from polythrottle.errors import PolythrottleError
 from polythrottle_agent.audit import AuditLog
 from polythrottle_agent.discovery import Discovered, discover
-from polythrottle_agent.marks import marks_of, persistence_of
+from polythrottle_agent.marks import marks_of, persistence_of, power_mode_of
 from polythrottle_agent.meters.rapl import rapl_counters
+from polythrottle_agent.nvidia_gpu import SeveralGpus
 from polythrottle_agent.ports import ControlError
+from polythrottle_agent.privileged.admission import Access
 from polythrottle_agent.privileged.custody import Custody
 from polythrottle_agent.privileged.energy import CounterShelf
 from polythrottle_agent.privileged.files import Files
@@ -28,8 +32,8 @@ from polythrottle_agent.privileged.notify import Notifier
 from polythrottle_agent.privileged.on_disk import OnDisk, writer_lock
 from polythrottle_agent.privileged.patient import PatientControl
 from polythrottle_agent.privileged.protocol import DEFAULT_SOCKET
-from polythrottle_agent.privileged.restoring import restore_from_journal
-from polythrottle_agent.privileged.server import Access, Server, listen
+from polythrottle_agent.privileged.restoring import Discover, Restoring
+from polythrottle_agent.privileged.server import Server, listen
 from polythrottle_agent.privileged.service import Service
 from polythrottle_agent.reconcile import Marks, Reconciler
 
@@ -38,8 +42,6 @@ log = logging.getLogger("polythrottle-helper")
 GROUP = "polythrottle"
 GPU_WAIT_S = 10.0
 """A Jetson's GPU node can come late in boot."""
-
-Discover = Callable[..., Discovered]
 
 
 def main(
@@ -56,8 +58,12 @@ def main(
     try:
         run = _restore if options.restore else _serve
         return run(options, discovering, files)
+    except SeveralGpus as error:
+        how = "--gpu {}" if options.restore else "--gpu {} (polythrottle install-service takes --gpu too)"
+        _say(f"polythrottle-helper: {error.named_by(how)}", sys.stderr)
+        return 1
     except (PolythrottleError, ControlError) as error:
-        print(f"polythrottle-helper: {error}", file=sys.stderr)
+        _say(f"polythrottle-helper: {error}", sys.stderr)
         return 1
 
 
@@ -92,23 +98,25 @@ def _discover(options: argparse.Namespace, discovering: Discover, clock: Clock, 
 
 
 def _restore(options: argparse.Namespace, discovering: Discover, files: Files) -> int:
-    clock = RealClock()
-    journal = Journal(options.state_dir, boot_id(options.root), files)
-    if journal.read() is None:
-        print("Nothing to put back.")
-        return 0
-    found = _discover(options, discovering, clock, 0.0)
-    done = restore_from_journal(
-        journal,
-        AuditLog(options.state_dir, files),
-        found.controls,
-        clock,
-        "polythrottle-helper --restore",
-    )
-    for problem in done.not_restored:
-        print(problem, file=sys.stderr)
-    print(f"Put back: {', '.join(done.knobs) or 'nothing'}.")
-    return 1 if done.not_restored else 0
+    """Every device that has a journal; with --gpu that one alone, so that others' runs are left in peace."""
+    _Stopping()  # what is half done is finished: each driver is given up in time, so this ends by itself
+    done = _restoring(options, discovering, files).put_back("polythrottle-helper --restore", options.gpu)
+    problems = [problem for device in done for problem in device.problems]
+    for problem in problems:
+        _say(problem, sys.stderr)
+    knobs = [knob for device in done for knob in device.knobs]
+    _say(f"Put back: {', '.join(knobs) or 'nothing'}." if done else "Nothing to put back.", sys.stdout)
+    return 1 if problems else 0
+
+
+def _restoring(options: argparse.Namespace, discovering: Discover, files: Files) -> Restoring:
+    return Restoring(options.root, options.state_dir, discovering, RealClock(), files)
+
+
+def _say(text: str, stream: TextIO) -> None:
+    """Whoever reads it may be gone, and that must not end a restore."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=stream, flush=True)
 
 
 def _serve(options: argparse.Namespace, discovering: Discover, files: Files) -> int:
@@ -116,17 +124,14 @@ def _serve(options: argparse.Namespace, discovering: Discover, files: Files) -> 
     notifier = Notifier()
     stopping = _Stopping()
     found = _discover(options, discovering, clock, GPU_WAIT_S)
-    journal = Journal(options.state_dir, boot_id(options.root), files)
-    if journal.read() is not None:
+    if Journal(options.state_dir, boot_id(options.root), found.identity.id, files).read() is not None:
         # What a killed helper left on the device is no cap and no table: look again once it is gone.
-        restore_from_journal(
-            journal, AuditLog(options.state_dir, files), found.controls, clock, "the helper started"
-        )
+        _put_back_first(options, discovering, files, found.identity.id)
         found = _discover(options, discovering, clock, GPU_WAIT_S)
     if not found.controls:
         raise ControlError(f"nothing on {found.identity.label} can be set. {' '.join(found.notes)}")
     with writer_lock(options.state_dir, found.identity.id):
-        service = build_service(found, options.state_dir, options.root, clock, options.lease_s, files)
+        service = build_service(found, options, clock, files, notifier)
         service.start()
         if found.memory is not None and not found.memory.is_probed and not options.no_probe:
             _probe_memory(found, service)
@@ -136,28 +141,44 @@ def _serve(options: argparse.Namespace, discovering: Discover, files: Files) -> 
             server = Server(service, listener, access, clock, notifier)
             notifier.ready(f"{found.identity.label}: {', '.join(found.controls)}")
             log.info("listening on %s for %s", options.socket, found.identity.label)
-            server.serve(lambda: stopping.asked)
-            notifier.stopping()
-            problems = service.stop()
+            try:
+                server.serve(lambda: stopping.asked)
+            finally:
+                notifier.stopping()
+                problems = service.stop()
             options.socket.unlink(missing_ok=True)
     return 1 if problems else 0
 
 
+def _put_back_first(options: argparse.Namespace, discovering: Discover, files: Files, device_id: str) -> None:
+    """What cannot be put back stays owed: the service tries it again."""
+    for device in _restoring(options, discovering, files).put_back("the helper started", only=device_id):
+        for problem in device.problems:
+            log.error("%s", problem)
+
+
 def build_service(
-    found: Discovered, state_dir: Path, root: Path, clock: Clock, ttl_s: float, files: Files
+    found: Discovered,
+    options: argparse.Namespace,
+    clock: Clock,
+    files: Files,
+    notifier: Notifier,
 ) -> Service:
-    """The service over what was discovered, with journal and audit log in `state_dir`."""
-    controls = {name: PatientControl(control) for name, control in found.controls.items()}
+    """The service over what was discovered, with journal and audit log in the state directory."""
+    controls = {
+        name: PatientControl(control, alive=notifier.alive) for name, control in found.controls.items()
+    }
 
     def marks() -> Marks:
         return marks_of(found.sysfs, None if found.gpu is None else persistence_of(controls))
 
+    state_dir, identity = options.state_dir, found.identity
     on_disk = OnDisk(
-        Journal(state_dir, boot_id(root), files),
-        AuditLog(state_dir, files),
-        found.identity.id,
+        Journal(state_dir, boot_id(options.root), identity.id, files),
+        AuditLog(state_dir, files, group=options.group),
         Owner.this_process("polythrottle-helper"),
         exclusive=False,
+        power_mode=lambda: power_mode_of(found.sysfs),
     )
     try:
         counters = rapl_counters(found.sysfs)
@@ -165,12 +186,13 @@ def build_service(
         log.warning("the CPU's energy cannot be read: %s", error)
         counters = []
     return Service(
-        identity=found.identity,
+        identity=identity,
         custody=Custody(Keeper(controls, clock, on_disk), on_disk, clock, Reconciler(controls, clock, marks)),
         clock=clock,
         notes=found.notes,
-        ttl_s=ttl_s,
+        ttl_s=options.lease_s,
         counters=CounterShelf(counters, clock),
+        refresh_limits=found.caps.limits.reread,
     )
 
 
@@ -190,9 +212,7 @@ def _probe_memory(found: Discovered, service: Service) -> None:
     except ControlError as error:
         log.warning("memory rates could not be tried: %s", error)
     finally:
-        for problem in keeper.release("memory rates were tried"):
-            log.error("%s", problem)
-        keeper.let_go()
+        service.custody.put_back("memory rates were tried")
 
 
 def _gid(group: str) -> int | None:
@@ -206,12 +226,14 @@ def _gid(group: str) -> int | None:
 
 
 class _Stopping:
-    """SIGTERM and SIGINT ask for an orderly end, after the request that is under way."""
+    """SIGTERM, SIGINT and a lost terminal ask for an orderly end, after the request that is under way."""
 
     def __init__(self) -> None:
         self.asked = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._ask)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            # Under nohup the terminal's end is to be ignored.
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._ask)
 
     def _ask(self, *_: object) -> None:
         self.asked = True

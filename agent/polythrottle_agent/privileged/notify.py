@@ -9,6 +9,9 @@ from collections.abc import Mapping
 
 log = logging.getLogger(__name__)
 
+PATIENCE_S = 2.0
+"""For a manager whose queue is full: a device in mid-change must not wait for it."""
+
 
 class Notifier:
     """The sd_notify protocol. Does nothing where no service manager listens.
@@ -48,6 +51,7 @@ class Notifier:
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
+                manager.settimeout(PATIENCE_S)
                 manager.sendto("\n".join(lines).encode(), address)
         except OSError as error:
             # systemd then stops us for it; a device in mid-change is no reason to stop by ourselves.

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from polythrottle.configuration import Level
 from polythrottle_agent.ports import Control, ControlError
+from polythrottle_agent.privileged.caps import WithinCaps
 
 T = TypeVar("T")
 
@@ -15,16 +16,27 @@ DEFAULT_PATIENCE_S = 8.0
 """Longer than any control polls for its read-back, shorter than the helper's watchdog."""
 
 
+def _nobody_asks() -> None:
+    """No watchdog."""
+
+
 class PatientControl:
     """Gives up waiting on the control behind it after `patience_s`.
 
     The call that hangs is left alone: a write inside the kernel cannot be taken back. Until it returns,
-    nothing else is asked of the control, so it cannot come after a later write.
+    nothing else is asked of the control, so it cannot come after a later write. `alive` is called before
+    and after each wait: several drivers that hang one after the other are no process that hangs.
     """
 
-    def __init__(self, control: Control, patience_s: float = DEFAULT_PATIENCE_S) -> None:
+    def __init__(
+        self,
+        control: Control,
+        patience_s: float = DEFAULT_PATIENCE_S,
+        alive: Callable[[], None] = _nobody_asks,
+    ) -> None:
         self._control = control
         self._patience_s = patience_s
+        self._alive = alive
         self._hanging: threading.Thread | None = None
 
     @property
@@ -50,6 +62,10 @@ class PatientControl:
     def restore(self, saved: Mapping[str, str]) -> None:
         self._call(lambda: self._control.restore(saved))
 
+    def within_caps(self, saved: Mapping[str, str]) -> Mapping[str, str]:
+        control = self._control
+        return self._call(lambda: control.within_caps(saved)) if isinstance(control, WithinCaps) else saved
+
     def _call(self, action: Callable[[], T]) -> T:
         if self._hanging is not None and self._hanging.is_alive():
             raise ControlError(f"{self.knob}: an earlier call to the driver still hangs")
@@ -64,8 +80,10 @@ class PatientControl:
                 errors.append(error)
 
         thread = threading.Thread(target=run, name=f"control {self.knob}", daemon=True)
+        self._alive()
         thread.start()
         thread.join(self._patience_s)
+        self._alive()
         if errors:
             raise errors[0]
         if results:

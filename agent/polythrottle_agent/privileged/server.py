@@ -9,18 +9,17 @@ import contextlib
 import errno
 import logging
 import os
-import pwd
 import selectors
 import signal
 import socket
-import struct
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from polythrottle.clock import Clock
 from polythrottle.errors import StateError
+from polythrottle_agent.privileged.admission import Access, Limits, Rates, credentials, groups
 from polythrottle_agent.privileged.notify import Notifier
 from polythrottle_agent.privileged.protocol import (
     HEADER,
@@ -37,75 +36,13 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.5
 SOCKET_MODE = 0o660
-_PEER_CREDENTIALS = struct.Struct("3i")
-_SO_PEERGROUPS = 59  # linux/asm-generic/socket.h; Python does not name it
-_GROUPS_BYTES = 1024
-"""The most that Python asks the kernel for: 256 groups."""
-
-
-@dataclass(frozen=True)
-class Access:
-    """Who may talk to the helper. Root always may. The socket's mode says so too; this does not trust it."""
-
-    uids: frozenset[int] = frozenset()
-    gids: frozenset[int] = frozenset()
-
-    def allows(self, uid: int, groups: Iterable[int]) -> bool:
-        return uid == 0 or uid in self.uids or not self.gids.isdisjoint(groups)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much a client may ask for.
-
-    A user has `burst` requests at once and `rate_hz` more each second; a connection costs
-    `connection_cost` of them.
-    """
-
-    rate_hz: float = 500.0
-    burst: float = 1000.0
-    connection_cost: float = 10.0
-    connections: int = 32
-    connections_per_user: int = 8
-    message_s: float = 10.0
-    """A message that began must have ended by then."""
-    unread_bytes: int = 4 * MAX_MESSAGE_BYTES
-    """Answers that a client does not fetch."""
-
-
-@dataclass
-class _Bucket:
-    tokens: float
-    filled_s: float
-
-
-class _Rates:
-    """A token bucket for each user: a flood by one does not slow another down. Root needs no leave."""
-
-    def __init__(self, limits: Limits, clock: Clock) -> None:
-        self._limits = limits
-        self._clock = clock
-        self._buckets: dict[int, _Bucket] = {}
-
-    def take(self, uid: int, cost: float) -> bool:
-        if uid == 0:
-            return True
-        now_s = self._clock.now()
-        bucket = self._buckets.setdefault(uid, _Bucket(self._limits.burst, now_s))
-        bucket.tokens = min(
-            self._limits.burst, bucket.tokens + (now_s - bucket.filled_s) * self._limits.rate_hz
-        )
-        bucket.filled_s = now_s
-        if bucket.tokens < cost:
-            return False
-        bucket.tokens -= cost
-        return True
 
 
 @dataclass
 class _Client:
     socket: socket.socket
     peer: Peer
+    opened_s: float
     received: bytearray = field(default_factory=bytearray)
     to_send: bytearray = field(default_factory=bytearray)
     began_s: float | None = None
@@ -154,7 +91,7 @@ class Server:
         self._clock = clock
         self._notifier = notifier if notifier is not None else Notifier({})
         self._limits = limits if limits is not None else Limits()
-        self._rates = _Rates(self._limits, clock)
+        self._rates = Rates(self._limits, clock)
         self._clients: dict[int, _Client] = {}
         self._last_connection = 0
         self._selector = selectors.DefaultSelector()
@@ -205,8 +142,8 @@ class Server:
         connection.setblocking(False)
         self._last_connection += 1
         try:
-            pid, uid, gid = _credentials(connection)
-            client = _Client(connection, Peer(self._last_connection, pid, uid, gid))
+            pid, uid, gid = credentials(connection)
+            client = _Client(connection, Peer(self._last_connection, pid, uid, gid), self._clock.now())
             reason = self._not_welcome(connection, client.peer)
         except OSError as error:
             log.warning("refused a connection whose user the kernel does not tell: %s", error)
@@ -223,7 +160,7 @@ class Server:
         self._selector.register(connection, selectors.EVENT_READ, client)
 
     def _not_welcome(self, connection: socket.socket, peer: Peer) -> Refusal | None:
-        if not self._access.allows(peer.uid, (peer.gid, *_groups(connection))):
+        if not self._access.allows(peer.uid, (peer.gid, *groups(connection))):
             return Refusal(
                 Code.DENIED,
                 f"uid {peer.uid} may not use the helper; add the user to the group polythrottle "
@@ -231,8 +168,13 @@ class Server:
             )
         if not self._rates.take(peer.uid, self._limits.connection_cost):
             return Refusal(Code.TOO_MANY, "too many connections in a short time")
-        of_user = sum(client.peer.uid == peer.uid for client in self._clients.values())
-        if len(self._clients) >= self._limits.connections or of_user >= self._limits.connections_per_user:
+        if peer.uid == 0:
+            return None
+        others = [client.peer.uid for client in self._clients.values() if client.peer.uid != 0]
+        if (
+            len(others) >= self._limits.connections
+            or others.count(peer.uid) >= self._limits.connections_per_user
+        ):
             return Refusal(Code.TOO_MANY, "too many connections at once")
         return None
 
@@ -318,7 +260,10 @@ class Server:
     def _drop_slow_clients(self) -> None:
         now_s = self._clock.now()
         for client in list(self._clients.values()):
-            if client.began_s is not None and now_s - client.began_s > self._limits.message_s:
+            is_late = now_s - client.opened_s > self._limits.hello_s and not client.is_closing
+            if is_late and not self._service.has_greeted(client.peer) and not _has_unread(client):
+                self._send_away(client, Code.PROTOCOL, f"no hello within {self._limits.hello_s:g} s")
+            elif client.began_s is not None and now_s - client.began_s > self._limits.message_s:
                 log.warning("process %d of uid %d never ends its message", client.peer.pid, client.peer.uid)
                 self._close(client)
 
@@ -330,29 +275,12 @@ class Server:
         self._service.closed(client.peer)
 
 
-def _credentials(connection: socket.socket) -> tuple[int, int, int]:
-    """pid, uid and gid of the other end, as they were when it connected."""
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
-    pid, uid, gid = _PEER_CREDENTIALS.unpack(raw)
-    return pid, uid, gid
-
-
-def _groups(connection: socket.socket) -> tuple[int, ...]:
-    """Supplementary groups of the other end; by the user database where the kernel does not tell them.
-
-    It does not before 4.13, nor where they are more than fit.
-    """
+def _has_unread(client: _Client) -> bool:
+    """Whether it has said something that a busy helper did not come to yet."""
     try:
-        raw = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES)
-    except OSError as error:
-        if error.errno not in (errno.ENOPROTOOPT, errno.ERANGE):
-            raise
-        _, uid, gid = _credentials(connection)
-        try:
-            return tuple(os.getgrouplist(pwd.getpwuid(uid).pw_name, gid))
-        except KeyError:  # a uid without a name is in no group of the database
-            return ()
-    return struct.unpack(f"{len(raw) // 4}I", raw)
+        return bool(client.socket.recv(1, socket.MSG_PEEK))
+    except OSError:
+        return False
 
 
 def listen(path: Path, gid: int | None) -> socket.socket:

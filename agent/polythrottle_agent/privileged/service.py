@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from polythrottle_agent.ports import ControlError
 from polythrottle_agent.privileged.custody import Custody
 from polythrottle_agent.privileged.energy import CounterShelf
 from polythrottle_agent.privileged.journal import Owner
-from polythrottle_agent.privileged.keeper import NotRestored, state_key
+from polythrottle_agent.privileged.keeper import state_key
 from polythrottle_agent.privileged.lease import DEFAULT_TTL_S, HEARTBEATS_PER_TTL, LeaseBook
 from polythrottle_agent.privileged.protocol import PROTOCOLS, Code, Message, Refusal, Window, check
 
@@ -55,6 +56,8 @@ class Service:
     ttl_s: float = DEFAULT_TTL_S
     counters: CounterShelf | None = None
     protocols: Window = PROTOCOLS
+    refresh_limits: Callable[[], None] = lambda: None
+    """Reads the operator's limits anew; asked before anybody learns the levels or gets a lease."""
     _connections: dict[int, Connection] = field(default_factory=dict)
     _states: dict[str, dict[str, None]] = field(default_factory=dict)
 
@@ -63,11 +66,15 @@ class Service:
 
     # Life of the helper
 
-    def start(self) -> tuple[NotRestored, ...]:
-        """Put back what an earlier helper left behind, kept or not: it is gone, and so is its promise."""
-        return self.custody.put_back("the helper started")
+    def start(self) -> tuple[str, ...]:
+        """Put back what an earlier helper left behind, kept or not: it is gone, and so is its promise.
 
-    def stop(self) -> tuple[NotRestored, ...]:
+        Returns:
+            What could not be done, in sentences; so does `stop`.
+        """
+        return self._end_lease("the helper started")
+
+    def stop(self) -> tuple[str, ...]:
         """Put everything back before the helper ends."""
         return self._end_lease("the helper stopped")
 
@@ -89,6 +96,11 @@ class Service:
         lease = self._leases.current
         if lease is not None and self._leases.held_by(peer.connection):
             self._end_lease(f"{lease.owner.name} went away")
+
+    def has_greeted(self, peer: Peer) -> bool:
+        """Whether it has said hello, and was understood."""
+        connection = self._connections.get(peer.connection)
+        return connection is not None and connection.protocol is not None
 
     def answer(self, peer: Peer, message: Message) -> Message:
         """The answer to one request: `{"ok": true, …}`, or a code and a reason. Never raises."""
@@ -155,6 +167,12 @@ class Service:
         return {"protocol": common, "helper": __version__, "ttl_s": self.ttl_s}
 
     def _describe(self, _peer: Peer, _message: Message) -> Message:
+        notes = self.notes
+        try:
+            self.refresh_limits()
+        except InvalidInputError as error:
+            # They give no lease; but whoever wants everything put back has to be told what is served here.
+            notes = (*notes, str(error))
         identity, controls = self.identity, self.custody.keeper.controls
         levels = {name: control.levels for name, control in controls.items()}
         return {
@@ -167,7 +185,7 @@ class Service:
                 "tables_digest": tables_digest(levels),
             },
             "knobs": {name: list(table) for name, table in levels.items()},
-            "notes": list(self.notes),
+            "notes": list(notes),
         }
 
     def _status(self, _peer: Peer, _message: Message) -> Message:
@@ -190,7 +208,7 @@ class Service:
             if entry is None
             else {**_owner(entry.owner), "written_at": entry.written_at, "knobs": list(entry.originals)},
             "settings": dict(self.custody.settings),
-            "not_restored": [str(problem) for problem in self.custody.owed.problems],
+            "not_restored": list(self.custody.owed.sentences),
             "drift": list(self.custody.drifts),
         }
 
@@ -206,6 +224,7 @@ class Service:
                 f"{kept.owner} keeps a configuration on the device ({kept.reason}); "
                 "run polythrottle restore first",
             )
+        self.refresh_limits()
         owner = Owner(message["owner"], peer.uid, peer.pid)
         originals = self.custody.take(owner)
         self._leases.grant(peer.connection, owner)
@@ -253,8 +272,7 @@ class Service:
             knob, {}
         ):
             raise Refusal(Code.CONTROL, f"{knob} was never saved in that state during this lease")
-        self.custody.put_one_back(knob, state)
-        return {}
+        return {"state": dict(self.custody.put_one_back(knob, state))}
 
     def _keep(self, peer: Peer, message: Message) -> Message:
         self._needs_lease(peer)
@@ -270,7 +288,7 @@ class Service:
 
     def _release(self, peer: Peer, _message: Message) -> Message:
         self._needs_lease(peer)
-        return {"not_restored": [str(problem) for problem in self._end_lease("the client let go")]}
+        return {"not_restored": list(self._end_lease("the client let go"))}
 
     def _put_back(self, peer: Peer, message: Message) -> Message:
         """`polythrottle restore`: end what is kept, try again what is owed; with force end a lease too."""
@@ -284,11 +302,9 @@ class Service:
                 raise Refusal(
                     Code.DENIED, f"the device is held by {lease.owner}; only they or root may end that"
                 )
-        entry = self.custody.on_disk.journal.read()
-        problems = self._end_lease("asked for by polythrottle restore")
         return {
-            "knobs": [] if entry is None else list(entry.originals),
-            "not_restored": [str(problem) for problem in problems],
+            "knobs": list(self.custody.to_put_back()),
+            "not_restored": list(self._end_lease("asked for by polythrottle restore")),
         }
 
     def _energy_counters(self, _peer: Peer, _message: Message) -> Message:
@@ -317,9 +333,10 @@ class Service:
         known = ", ".join(format_level(level) for level in levels)
         raise Refusal(Code.INVALID, f"{knob} has no level {str(value)[:60]}; it takes {known[:400]}")
 
-    def _end_lease(self, reason: str) -> tuple[NotRestored, ...]:
+    def _end_lease(self, reason: str) -> tuple[str, ...]:
         self._leases.end()
-        return self.custody.put_back(reason)
+        self.custody.put_back(reason)
+        return self.custody.owed.sentences
 
 
 def refused(code: Code, reason: str) -> Message:

@@ -1,24 +1,18 @@
-"""A workload on an emulated board: batches served back to back, every batch's latency drawn.
-
-A percentile is that of a real sample, and its error comes from the sample's order statistics.
-"""
+"""A workload on an emulated board: batches served back to back, every batch's latency drawn."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from polythrottle.errors import InvalidInputError
-from polythrottle.measurement import LatencyReading, Provenance
-from polythrottle.objective import LatencySlo, format_latency
+from polythrottle.latency.statistic import quantile_of
+from polythrottle.latency.window import LatencyWindow
+from polythrottle.measurement import Provenance
 from polythrottle.studies import MeasurementPlan
 from polythrottle_agent.emulation.board import EmulatedBoard
 from polythrottle_agent.emulation.boards import BATCH_SIZES, DEFAULT_BATCH_SIZE
 from polythrottle_agent.emulation.noise import draw_conditions, draw_latency, latency_scatter
 from polythrottle_agent.ports import MayEnd, Served
-
-EXPECTED_BEYOND = 10.0
-"""Queries expected beyond a percentile for a window to bound it: 1,000 queries for p99."""
 
 
 class EmulatedWorkload:
@@ -44,7 +38,7 @@ class EmulatedWorkload:
         return DEFAULT_BATCH_SIZE
 
     def check_statistic(self, statistic: str) -> None:
-        quantile_of(statistic)
+        quantile_of(statistic, "An emulated workload")
 
     def warm_up(self, n_queries: int) -> None:
         if n_queries > 0:
@@ -54,7 +48,7 @@ class EmulatedWorkload:
 
     def serve(self, plan: MeasurementPlan, statistic: str, may_end: MayEnd | None = None) -> Served:
         board = self._board
-        if board.observers:
+        if board.observers or may_end is not None:
             return self._serve_in_surroundings(plan, statistic, may_end)
         noise, rng = board.behaviour.calibration.noise, board.random
         mean_s, watts = board.behaviour.latency_and_power(board.point_under_load())
@@ -70,8 +64,18 @@ class EmulatedWorkload:
         board.run(served.duration_s, watts * conditions.power)
         return served
 
+    def tell_queries(self, on_query: Callable[[float, int], None], should_stop: Callable[[], bool]) -> None:
+        """Serve batch after batch; see `guard.sources.TellsQueries`."""
+        board = self._board
+        board.begin_window()
+        while not should_stop():
+            latency_s = board.begin_batch()
+            board.clock.sleep(latency_s)
+            board.energy_counter_j()
+            on_query(latency_s, board.nodes.batch)
+
     def _serve_in_surroundings(self, plan: MeasurementPlan, statistic: str, may_end: MayEnd | None) -> Served:
-        """Batch by batch: what surrounds the board may throttle its clocks within a window."""
+        """Batch by batch: what surrounds the board may throttle its clocks, and meters are read meanwhile."""
         board = self._board
         board.begin_window()
 
@@ -99,100 +103,10 @@ def closed_loop(
         scatter: relative standard deviation of a window's energy, from which that of its latency follows.
         may_end: asked whenever the window has what the plan wants.
     """
-    quantile = quantile_of(statistic)
-    latencies_s: list[float] = []
-    elapsed_s, n_queries = 0.0, 0
-    check_at = plan.abort_after_queries
-    aborted = None
-    # Queries of one batch share their latency, so a batch counts once towards the percentile.
-    while not (
-        len(latencies_s) >= plan.min_queries
-        and elapsed_s >= plan.min_window_s
-        and (may_end is None or may_end())
-    ):
-        latencies_s.append(serve_batch())
-        elapsed_s += latencies_s[-1]
-        n_queries += batch
-        if plan.abort_latency_s is not None and n_queries >= check_at:
-            check_at = n_queries + max(plan.abort_after_queries, 1)
-            seen_s = statistic_of(latencies_s, quantile)
-            if seen_s > plan.abort_latency_s:
-                aborted = (
-                    f"{statistic} {format_latency(seen_s)} after {n_queries} queries is above "
-                    f"{format_latency(plan.abort_latency_s)}"
-                )
-                break
-        if elapsed_s >= plan.max_window_s:
-            break
-    value_s = statistic_of(latencies_s, quantile)
-    reading = LatencyReading(
-        latency_s=value_s,
-        standard_error_s=math.hypot(
-            sampling_error(latencies_s, quantile), latency_scatter(scatter) * value_s
-        ),
-        statistic=statistic,
-        n_queries=n_queries,
-        bounded=aborted is None and is_bounded(len(latencies_s), quantile),
-        provenance=Provenance.EMULATED,
-    )
-    return Served(n_queries, elapsed_s, reading, aborted)
-
-
-def quantile_of(statistic: str) -> float | None:
-    """0.99 for `p99`, None for `mean`.
-
-    Raises:
-        InvalidInputError: neither a percentile nor `mean`.
-    """
-    if statistic == "mean":
-        return None
-    try:
-        quantile = LatencySlo(statistic, limit_s=1.0).quantile
-    except ValueError:
-        quantile = None
-    if quantile is None or not 0.0 < quantile < 1.0:
-        raise InvalidInputError(f"An emulated workload gives p50 to p99.9 or mean, not {statistic!r}.")
-    return quantile
-
-
-def is_bounded(n_latencies: int, quantile: float | None) -> bool:
-    """Whether that many independent latencies bound the statistic."""
-    if quantile is None:
-        return n_latencies >= EXPECTED_BEYOND
-    return n_latencies * min(quantile, 1.0 - quantile) >= EXPECTED_BEYOND * (1.0 - 1e-9)
-
-
-def statistic_of(latencies_s: Sequence[float], quantile: float | None) -> float:
-    """The mean, or the percentile interpolated between order statistics."""
-    if quantile is None:
-        return sum(latencies_s) / len(latencies_s)
-    return _at_rank(sorted(latencies_s), quantile * (len(latencies_s) - 1))
-
-
-def sampling_error(latencies_s: Sequence[float], quantile: float | None) -> float:
-    """Standard error of the statistic of this sample.
-
-    For a percentile the number of draws below it is binomial: one standard deviation of ranks either
-    side. Where the sample ends before the upper rank its largest value lies below the percentile more
-    often than not: the error is then twice the larger distance.
-    """
-    n = len(latencies_s)
-    if quantile is None:
-        mean = sum(latencies_s) / n
-        return math.sqrt(sum((x - mean) ** 2 for x in latencies_s) / max(n - 1, 1) / n)
-    ordered = sorted(latencies_s)
-    rank = quantile * (n - 1)
-    spread = math.sqrt(n * quantile * (1.0 - quantile))
-    middle = _at_rank(ordered, rank)
-    above = _at_rank(ordered, rank + spread) - middle
-    below = middle - _at_rank(ordered, rank - spread)
-    if rank + spread > n - 1:
-        return 2.0 * max(above, below)
-    return 0.5 * (above + below)
-
-
-def _at_rank(ordered: Sequence[float], rank: float) -> float:
-    rank = min(max(rank, 0.0), len(ordered) - 1.0)
-    low = int(rank)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (rank - low)
+    window, elapsed_s = LatencyWindow(plan, statistic), 0.0
+    while not window.is_over(elapsed_s, may_end):
+        latency_s = serve_batch()
+        elapsed_s += latency_s
+        window.add(latency_s, batch)
+    reading = window.reading(Provenance.EMULATED, latency_scatter(scatter))
+    return Served(window.n_good, elapsed_s, reading, window.aborted_reason)

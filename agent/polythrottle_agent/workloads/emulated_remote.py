@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from polythrottle.clock import Clock
 from polythrottle.configuration import Level, format_level
 from polythrottle.errors import InvalidInputError
+from polythrottle.latency.statistic import quantile_of
 from polythrottle.measurement import Unavailable
 from polythrottle.studies import MeasurementPlan
 from polythrottle_agent.controls.emulated import BATCH_KNOB
 from polythrottle_agent.emulation.boards import BATCH_SIZES, DEFAULT_BATCH_SIZE
 from polythrottle_agent.emulation.control_files import CONTROL_DIRECTORY
 from polythrottle_agent.ports import ControlError, MayEnd, Served
-from polythrottle_agent.workloads.emulated import closed_loop, quantile_of
+from polythrottle_agent.workloads.emulated import closed_loop
 
 
 class RemoteBoard:
@@ -51,6 +52,15 @@ class RemoteBoard:
             ControlError: the board does not answer.
         """
         return self._json("state")
+
+    def service_url(self) -> str | None:
+        """Where an HTTP service that runs on the board answers queries; None where there is none.
+
+        Raises:
+            ControlError: the board does not answer.
+        """
+        url = self.state()["service_url"]
+        return None if url is None else str(url)
 
     def begin_window(self) -> None:
         """
@@ -107,9 +117,14 @@ class RemoteEmulatedWorkload:
     def __init__(self, root: Path, clock: Clock) -> None:
         """
         Raises:
-            InvalidInputError: no emulated board is mounted at `root`.
+            InvalidInputError: no emulated board is mounted at `root`, or an HTTP service runs on it.
         """
         self._board = RemoteBoard(root)
+        url = self._board.service_url()
+        if url is not None:
+            raise InvalidInputError(
+                f"An HTTP service runs on the emulated board; name it: --workload http:{url} --rate 20."
+            )
         self._clock = clock
         self._name = str(self._board.state()["workload"])
 
@@ -130,7 +145,7 @@ class RemoteEmulatedWorkload:
         return DEFAULT_BATCH_SIZE
 
     def check_statistic(self, statistic: str) -> None:
-        quantile_of(statistic)
+        quantile_of(statistic, "An emulated workload")
 
     def warm_up(self, n_queries: int) -> None:
         if n_queries > 0:
@@ -138,7 +153,7 @@ class RemoteEmulatedWorkload:
                 self._serve_batch()
 
     def serve(self, plan: MeasurementPlan, statistic: str, may_end: MayEnd | None = None) -> Served:
-        quantile_of(statistic)
+        quantile_of(statistic, "An emulated workload")
         try:
             state = self._board.state()
             self._board.begin_window()
@@ -152,6 +167,13 @@ class RemoteEmulatedWorkload:
             )
         except ControlError as error:
             return Served(0, 0.0, Unavailable(str(error)))
+
+    def tell_queries(self, on_query: Callable[[float, int], None], should_stop: Callable[[], bool]) -> None:
+        """Serve batch after batch; see `guard.sources.TellsQueries`."""
+        self._board.begin_window()
+        batch = int(self._board.state()["batch_size"])
+        while not should_stop():
+            on_query(self._serve_batch(), batch)
 
     def _serve_batch(self) -> float:
         latency_s = self._board.begin_batch()

@@ -250,6 +250,13 @@ _SIGNS = {
         "is a corrupt database",
         "move it away and run again to begin a new one, or restore a copy",
     ),
+    **dict.fromkeys(
+        ("no such column", "no such table", "has no column"),
+        (
+            "has other tables than this release makes, as a development build may have left it",
+            "move it away and run again to begin a new one, or name another state directory",
+        ),
+    ),
     "locked": (
         f"was held by another process for more than {BUSY_TIMEOUT_S:g} s",
         "end that process, or try again",

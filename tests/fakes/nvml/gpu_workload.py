@@ -7,9 +7,10 @@ import random
 from nvml_fake import FakeNvml
 
 from polythrottle.clock import Clock
+from polythrottle.latency.statistic import quantile_of
 from polythrottle.studies import MeasurementPlan
 from polythrottle_agent.ports import MayEnd, Served
-from polythrottle_agent.workloads.emulated import closed_loop, quantile_of
+from polythrottle_agent.workloads.emulated import closed_loop
 
 JITTER = 0.02
 """Relative standard deviation of a batch's latency."""

@@ -16,13 +16,14 @@ from nvml_fake import FakeNvml, HardwareClock
 
 from polythrottle.cli.main import main
 from polythrottle_agent import hardware
+from polythrottle_agent.workloads.opening import Opened
 
 
 def run(library: Path, arguments: list[str]) -> None:
     fake = FakeNvml(library)
     clock = HardwareClock(fake)
     hardware.RealClock = lambda: clock  # type: ignore[assignment,misc]
-    hardware.find_workload = lambda *_: (GpuWorkload(fake, clock), {})  # type: ignore[assignment]
+    hardware.find_workload = lambda *_: Opened(GpuWorkload(fake, clock))  # type: ignore[assignment]
     main(arguments)
 
 

@@ -101,7 +101,7 @@ def test_a_helper_that_goes_ends_it(helper: Helper) -> None:
         ("gpu: 408", "no knob 'gpu'"),
         ("- 1", "must map knobs to levels"),
         ("gpu_freq_mhz: true", "must map knobs to levels"),
-        ("{", "cannot be read"),
+        ("{", "is not YAML at line 1; write"),
     ],
 )
 def test_what_cannot_be_held_is_one_sentence(helper: Helper, hold: str, word: str) -> None:
@@ -110,5 +110,6 @@ def test_what_cannot_be_held_is_one_sentence(helper: Helper, hold: str, word: st
     _, errors = agent.process.communicate(timeout=30)
     assert agent.process.returncode == 1
     assert word in errors
+    assert len([line for line in errors.splitlines() if line.strip()]) == 1
     assert "Traceback" not in errors
     assert helper.board.is_as_found

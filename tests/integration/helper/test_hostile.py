@@ -226,7 +226,7 @@ def test_a_knob_is_a_name_and_never_a_path(running: Helper, knob: str) -> None:
             assert answer["code"] == "invalid"
     running.until(lambda: running.board.is_as_found)
     new = {str(path) for path in running.root.rglob("*")} - set(before)
-    assert all(Path(path).name.startswith(("audit", "originals")) for path in new)
+    assert all(Path(path).name.startswith(("audit", "originals", "locks", "journals.lock")) for path in new)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -95,6 +95,22 @@ def test_restore_works_from_a_process_that_knows_of_no_lock(machine: Machines) -
     assert later["power_limit_w"].levels[-1] == 700.0
 
 
+def test_a_cap_that_its_owner_moves_while_nothing_is_held_is_the_cap(machine: Machines) -> None:
+    found = machine("H100")
+    control = nvidia_controls(found.session, found.uuid)["power_limit_w"]
+    assert control.levels[-1] == 700.0
+    found.fake.set(limit_mw=400_000)
+    original = control.save()
+    assert control.levels[-1] == 400.0
+    with pytest.raises(ControlError, match="400"):
+        control.apply(700.0)
+    control.apply(250.0)
+    assert control.levels[-1] == 400.0
+    control.restore(original)
+    found.fake.set(limit_mw=500_000)
+    assert control.levels[-1] == 500.0
+
+
 def test_persistence_that_was_on_stays_on(machine: Machines) -> None:
     found = machine("H100")
     found.fake.set(persistence=1)

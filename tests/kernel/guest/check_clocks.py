@@ -26,9 +26,9 @@ def write(path: Path, value: int) -> int:
 
 def run() -> None:
     with check("kernel: acpi-cpufreq drives both CPUs") as details:
-        for cpu in (0, 1):
-            driver = (CPUFREQ / f"policy{cpu}/scaling_driver").read_text().strip()
-            expect(driver == "acpi-cpufreq", f"policy{cpu} is driven by {driver}")
+        for number in (0, 1):
+            driver = (CPUFREQ / f"policy{number}/scaling_driver").read_text().strip()
+            expect(driver == "acpi-cpufreq", f"policy{number} is driven by {driver}")
         listed = (CPUFREQ / "policy0/scaling_available_frequencies").read_text().split()
         expect(sorted(map(int, listed)) == sorted(LEVELS_KHZ), f"it lists {listed}")
         details.append(f"governor {(CPUFREQ / 'policy0/scaling_governor').read_text().strip()}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 CPUFREQ = Path("/sys/devices/system/cpu/cpufreq")
@@ -23,6 +25,18 @@ def settings() -> dict[str, str]:
     return found
 
 
+def is_slowed() -> bool:
+    """Whether a clock may not reach the top, which only polythrottle does here."""
+    return any(
+        int(value) < LEVELS_KHZ[0] for name, value in settings().items() if name.endswith("scaling_max_freq")
+    )
+
+
+def set_governor(name: str) -> None:
+    for policy in CPUFREQ.glob("policy*"):
+        (policy / "scaling_governor").write_text(name)
+
+
 def p_state(cpu: int) -> int:
     """The number that the driver wrote to the CPU's port."""
     with open("/dev/port", "rb", buffering=0) as ports:
@@ -38,3 +52,7 @@ def power_mw() -> float:
     """What the ACPI power meter shows."""
     meter = next(Path("/sys/bus/acpi/drivers/power_meter").glob("ACPI000D:*/power1_average"))
     return int(meter.read_text()) / 1e3
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(json.dumps(settings()))

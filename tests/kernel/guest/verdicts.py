@@ -40,8 +40,11 @@ def check(name: str) -> Iterator[list[str]]:
         say("pass", name, "; ".join(details))
 
 
-def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> float:
+def wait_for(condition: Callable[[], bool], seconds: float, what: str, every_s: float = 0.05) -> float:
     """Wait until a condition holds; returns how long it took.
+
+    Args:
+        every_s: how often to look; seldom where a look starts programs, or they are what is waited for.
 
     Raises:
         Failed: it did not in time.
@@ -50,5 +53,5 @@ def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> float:
     while not condition():
         if time.monotonic() - began > seconds:
             raise Failed(f"{what} did not happen within {seconds:g} s")
-        time.sleep(0.05)
+        time.sleep(every_s)
     return time.monotonic() - began

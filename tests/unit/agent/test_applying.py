@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,7 +14,8 @@ from polythrottle.errors import InvalidInputError
 from polythrottle.measurement import LatencyReading, Measurement, Provenance, Unavailable
 from polythrottle.objective import LatencySlo
 from polythrottle.studies import Aborted, Failed, Measured
-from polythrottle_agent.applying import Bare, Verdict, apply_or_revert, judge
+from polythrottle.study import DeviceIdentity
+from polythrottle_agent.applying import Bare, Verdict, apply_or_revert, check_device, judge
 from polythrottle_agent.audit import AuditLog
 from polythrottle_agent.privileged.journal import Journal, Owner
 from polythrottle_agent.privileged.on_disk import OnDisk
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from tests.unit.agent.conftest import Scripted
 
 SLO = LatencySlo("p99", limit_s=0.05)
+BOARD = DeviceIdentity("jetson:orin-nano-8gb:1", "orin-nano-8gb", "an Orin Nano", Provenance.MEASURED, "abc")
 NEW = Configuration.of({"gpu_freq_mhz": 500.0})
 
 
@@ -44,8 +46,9 @@ def test_a_configuration_that_meets_the_slo_is_held_for_its_time(scripted: Scrip
 
     done = apply_or_revert(scripted.device, NEW, SLO, never, 600.0, watch)
     assert done.verdict is Verdict.HELD
-    assert {value for _, value in seen} == {500.0}
-    assert seen[-1][0] - seen[0][0] >= 599.0
+    assert seen[0][1] == 900.0, "asked before the first write, too"
+    assert {value for _, value in seen[1:]} == {500.0}
+    assert seen[-1][0] - seen[1][0] >= 599.0
     assert scripted.controls["gpu_freq_mhz"].value == 900.0
 
 
@@ -90,13 +93,14 @@ def test_nothing_can_be_kept_on_a_device_that_ends_with_the_process(scripted: Sc
 
 def test_a_kept_configuration_stays_and_its_originals_with_it(tmp_path: Path) -> None:
     board = FileBoard.as_found(tmp_path / "board")
-    keeping = OnDisk(Journal(tmp_path, "boot"), AuditLog(tmp_path), "file:board", Owner("x", 0, 1))
-    bare = Bare(board.controls(), VirtualClock(), keeping)
+    journal = Journal(tmp_path, "boot", "file:board")
+    keeping = OnDisk(journal, AuditLog(tmp_path), Owner("x", 0, 1))
+    bare = Bare(BOARD, board.controls(), VirtualClock(), keeping)
     settings = Configuration.of({"gpu_freq_mhz": 408.0})
     done = apply_or_revert(bare, settings, None, lambda _: True, None, go_on)
     assert done.verdict is Verdict.KEPT
     assert board.state()["gpu_freq_mhz"] == "408"
-    entry = Journal(tmp_path, "boot").read()
+    entry = journal.read()
     assert entry is not None
     assert entry.originals["gpu_freq_mhz"] == {"level": "612"}
     assert entry.kept
@@ -141,3 +145,36 @@ def test_a_trial_that_failed_meets_nothing() -> None:
     judgement = judge(Failed("EBUSY"), SLO)
     assert judgement.met is None
     assert "EBUSY" in judgement.sentence
+
+
+def test_what_was_found_here_may_be_applied_here() -> None:
+    assert check_device(BOARD, BOARD) is None
+    assert check_device(replace(BOARD, tables_digest=""), BOARD) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"id": "jetson:orin-nano-8gb:2"}, "another device of the same board"),
+        ({"tables_digest": "def"}, "the levels that an Orin Nano takes are others"),
+        ({"id": "emulated:orin-nano-8gb", "provenance": Provenance.EMULATED}, "(emulated), and here is"),
+    ],
+)
+def test_another_device_of_the_same_board_is_a_warning(changes: dict[str, Any], words: str) -> None:
+    warning = check_device(replace(BOARD, **changes), BOARD)
+    assert warning is not None
+    assert words in warning
+
+
+def test_another_board_is_refused_in_one_sentence() -> None:
+    with pytest.raises(InvalidInputError, match=r"found on a TX2 \(tx2\), and here is an Orin Nano") as error:
+        check_device(replace(BOARD, id="jetson:tx2:1", board="tx2", label="a TX2"), BOARD)
+    assert "\n" not in str(error.value)
+
+
+def test_a_signal_ends_the_trial_too(scripted: Scripted) -> None:
+    done = apply_or_revert(scripted.device, NEW, SLO, never, 600.0, lambda: True)
+    assert done.verdict is Verdict.REVERTED
+    assert done.reason == "Stopped by the user."
+    assert scripted.workload.warmed_up == []
+    assert scripted.controls["gpu_freq_mhz"].value == 900.0

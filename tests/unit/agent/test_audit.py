@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import grp
+import os
 from pathlib import Path
 
 import pytest
@@ -73,3 +75,19 @@ def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic links"):
         AuditLog(tmp_path).write("apply", OWNER, "x")
     assert victim.read_text() == "precious"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root may give a file to a group")
+def test_the_members_of_the_group_may_read_it_whoever_made_it_and_after_a_rotation(tmp_path: Path) -> None:
+    group = next(entry for entry in grp.getgrall() if entry.gr_gid not in (0, os.getegid()))
+    log = AuditLog(tmp_path, rotate_bytes=10, group=group.gr_name)
+    log.write("apply", OWNER, "1")
+    log.write("apply", OWNER, "2")
+    for path in (tmp_path / FILE_NAME, tmp_path / f"{FILE_NAME}.1"):
+        assert path.stat().st_gid == group.gr_gid
+        assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_without_such_a_group_it_is_written_all_the_same(tmp_path: Path) -> None:
+    AuditLog(tmp_path, group="no-such-group-here").write("apply", OWNER, "1")
+    assert len(list(read_audit(tmp_path))) == 1

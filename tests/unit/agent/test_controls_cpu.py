@@ -313,3 +313,33 @@ def test_a_machine_whose_cpus_have_no_switch_has_no_such_control(tmp_path: Path)
         (tmp_path / CPU / f"cpu{cpu}").mkdir(parents=True)
     with pytest.raises(ControlError, match="no CPU can be switched off"):
         cores(tmp_path)
+
+
+def test_a_maximum_that_heat_may_have_lowered_is_no_original(tmp_path: Path) -> None:
+    policy(tmp_path, 0, "0 1", "300000 600000 1200000", scaling_max_freq="600000")
+    cooling = tmp_path / "sys/class/thermal/cooling_device3"
+    cooling.mkdir(parents=True)
+    (cooling / "type").write_text("cpufreq-cpu0\n")
+    (cooling / "cur_state").write_text("1\n")
+    control = clocks(tmp_path)
+    with pytest.raises(ControlError, match="heat holds the CPU's clock down"):
+        control.save()
+    (cooling / "cur_state").write_text("0\n")
+    assert control.save()["policy0.scaling_max_freq"] == "600000"
+
+
+def test_a_saved_state_comes_back_within_the_cap_of_the_mode_that_holds_now(tmp_path: Path) -> None:
+    policy(tmp_path, 0, "0 1", "300000 600000 1200000")
+    saved = clocks(tmp_path).save()
+    held = clocks(tmp_path, cap=700.0).within_caps(saved)
+    assert held == {**saved, "policy0.scaling_max_freq": "600000"}
+    assert clocks(tmp_path).within_caps(saved) == saved
+
+
+def test_a_cpu_that_the_mode_switches_off_stays_off(tmp_path: Path) -> None:
+    for cpu in range(3):
+        (tmp_path / CPU / f"cpu{cpu}").mkdir(parents=True)
+        (tmp_path / CPU / f"cpu{cpu}/online").write_text("1\n")
+    bounds = Bounds.of(CORES_KNOB, OperatorLimits())
+    control = CpuCores(Sysfs(tmp_path), frozenset({0, 1, 2}), bounds, allowed_now=lambda: frozenset({0, 1}))
+    assert control.within_caps({"cpu1": "1", "cpu2": "1"}) == {"cpu1": "1", "cpu2": "0"}

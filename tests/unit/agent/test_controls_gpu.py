@@ -12,6 +12,7 @@ from polythrottle_agent.controls.jetson_gpu import (
     GPU_KNOB,
     GPU_MIN_KNOB,
     GpuRange,
+    JetsonGpuAlwaysOn,
     JetsonGpuMax,
     JetsonGpuMin,
     find_gpu_nodes,
@@ -180,3 +181,89 @@ def test_the_cap_bounds_levels_and_writes(tmp_path: Path) -> None:
 def test_observed_is_the_clock_that_runs(tmp_path: Path) -> None:
     high, _, _ = controls(Sysfs(tmp_path), node(tmp_path))
     assert high.observed() == 408.0
+
+
+def cooling(root: Path, kind: str, state: int) -> Path:
+    directory = root / "sys/class/thermal/cooling_device0"
+    directory.mkdir(parents=True)
+    (directory / "type").write_text(f"{kind}\n")
+    (directory / "cur_state").write_text(f"{state}\n")
+    return directory / "cur_state"
+
+
+def test_a_maximum_that_heat_may_have_lowered_is_no_original(tmp_path: Path) -> None:
+    high, _, _ = controls(Sysfs(tmp_path), node(tmp_path, max_freq="408000000"))
+    state = cooling(tmp_path, "devfreq-17000000.gpu", 2)
+    with pytest.raises(ControlError, match=r"heat holds the GPU's clock down.*let the device cool"):
+        high.save()
+    state.write_text("0\n")
+    assert high.save()["max_freq"] == "408000000"
+
+
+def test_heat_elsewhere_or_a_full_range_is_no_reason_to_refuse(tmp_path: Path) -> None:
+    high, _, _ = controls(Sysfs(tmp_path), node(tmp_path))
+    state = cooling(tmp_path, "devfreq-17000000.gpu", 1)
+    assert high.save()["max_freq"] == "624750000"
+    (state.parent / "type").write_text("pwm-fan\n")
+    high.apply(408.0)
+    assert high.save()["max_freq"] == "408000000"
+
+
+def test_a_companion_that_fails_keeps_no_clock_from_its_original(tmp_path: Path) -> None:
+    class BrokenRailgate(Sysfs):
+        def write(self, path: Path, value: int | str) -> None:
+            if path.name == "railgate_enable":
+                raise ControlError("cannot write railgate_enable")
+            super().write(path, value)
+
+    directory = node(tmp_path)
+    high, _, _ = controls(BrokenRailgate(tmp_path), directory)
+    original = high.save()
+    high.apply(408.0)
+    (directory / "device/railgate_enable").write_text("0\n")
+    with pytest.raises(ControlError, match="railgate_enable"):
+        high.restore(original)
+    assert high.accepted() == 624.75
+
+
+def test_the_rail_is_kept_on_and_left_to_the_driver_again(tmp_path: Path) -> None:
+    directory = node(tmp_path)
+    gpu = GpuRange(Sysfs(tmp_path), directory)
+    assert JetsonGpuAlwaysOn.is_here(gpu)
+    control = JetsonGpuAlwaysOn(gpu)
+    original = control.save()
+    assert control.accepted() == 0.0
+    control.apply(1.0)
+    assert (directory / "device/railgate_enable").read_text() == "0\n"
+    assert control.accepted() == control.observed() == 1.0
+    control.restore(original)
+    assert (directory / "device/railgate_enable").read_text() == "1\n"
+    with pytest.raises(InvalidInputError, match="no level 2"):
+        control.apply(2.0)
+    with pytest.raises(ControlError, match="no usable railgate_enable"):
+        control.restore({})
+
+
+def test_a_board_whose_rail_cannot_be_gated_has_no_such_knob(tmp_path: Path) -> None:
+    directory = node(tmp_path)
+    (directory / "device/railgate_enable").unlink()
+    assert not JetsonGpuAlwaysOn.is_here(GpuRange(Sysfs(tmp_path), directory))
+
+
+def test_another_maker_s_gpu_on_arm_is_no_jetson(tmp_path: Path) -> None:
+    directory = node(tmp_path)
+    compatible = directory / "device/of_node/compatible"
+    compatible.write_bytes(b"arm,mali-valhall\0")
+    assert find_gpu_nodes(Sysfs(tmp_path)) == []
+    compatible.write_bytes(b"nvidia,ga10b\0")
+    assert find_gpu_nodes(Sysfs(tmp_path)) == [directory]
+
+
+def test_a_saved_range_comes_back_within_the_cap_of_the_mode_that_holds_now(tmp_path: Path) -> None:
+    high, low, _ = controls(Sysfs(tmp_path), node(tmp_path), cap=500.0)
+    saved = {"max_freq": "624750000", "min_freq": "612000000", "governor": "nvhost_podgov"}
+    assert high.within_caps(saved) == {**saved, "max_freq": "408000000", "min_freq": "408000000"}
+    assert low.within_caps({"min_freq": "306000000"}) == {"min_freq": "306000000"}
+    nothing, _, _ = controls(Sysfs(tmp_path), tmp_path / "sys/class/devfreq/17000000.gpu", cap=200.0)
+    with pytest.raises(ControlError, match="below every level"):
+        nothing.within_caps(saved)

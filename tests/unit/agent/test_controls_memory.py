@@ -11,7 +11,7 @@ from polythrottle.errors import InvalidInputError
 from polythrottle_agent.bounds import Bounds
 from polythrottle_agent.controls.jetson_memory import BWMGR_HALT, CLOCK, MEM_KNOB, JetsonMemory
 from polythrottle_agent.controls.memory_rates import LockableRates
-from polythrottle_agent.limits import OperatorLimits
+from polythrottle_agent.limits import Limit, OperatorLimits
 from polythrottle_agent.ports import ControlError
 from polythrottle_agent.sysfs import Sysfs
 
@@ -134,8 +134,34 @@ def test_an_original_that_is_locked_comes_back_locked(bpmp: Bpmp) -> None:
             "mrq_rate_locked": "1",
             "rate": "3199000000",
             "bwmgr_halt": "1",
+            "state": "1",
         }
     )
+
+
+def test_a_clock_that_was_off_is_off_again(bpmp: Bpmp) -> None:
+    bpmp.at(f"{CLOCK}/state").write_text("0\n")
+    control = memory(bpmp)
+    original = control.save()
+    control.apply(2133.0)
+    assert bpmp.at(f"{CLOCK}/state").read_text() == "1\n"
+    control.restore(original)
+    assert bpmp.at(f"{CLOCK}/state").read_text() == "0\n"
+
+
+def test_a_probe_asks_for_nothing_above_the_operator_s_limit_or_the_mode_s_cap(bpmp: Bpmp) -> None:
+    limits = OperatorLimits({MEM_KNOB: Limit(0.0, 700.0)}, "limits.yaml")
+    for bounds in (
+        Bounds.of(MEM_KNOB, limits),
+        Bounds.of(MEM_KNOB, OperatorLimits(), lambda: 665.6),
+    ):
+        bpmp.writes.clear()
+        told: list[object] = []
+        control = JetsonMemory(bpmp, LockableRates(RATES, None, "boot 1"), bounds, VirtualClock())
+        assert control.probe(told.append) == (204.0, 665.6)
+        asked = [int(value) for name, value in bpmp.writes if name == "rate"]
+        assert max(asked) <= 665_600_000
+        assert told == [hz / 1e6 for hz in asked]
 
 
 @pytest.mark.parametrize(
@@ -197,3 +223,12 @@ def test_a_level_outside_the_table_is_refused(bpmp: Bpmp) -> None:
     with pytest.raises(InvalidInputError):
         memory(bpmp).apply(1700.0)
     assert bpmp.writes == []
+
+
+def test_a_saved_lock_comes_back_within_the_cap_of_the_mode_that_holds_now(bpmp: Bpmp) -> None:
+    bounds = Bounds.of(MEM_KNOB, OperatorLimits(), lambda: 2133.0)
+    control = JetsonMemory(bpmp, LockableRates(RATES, None, "boot 1"), bounds, VirtualClock())
+    locked = {"mrq_rate_locked": "1", "rate": "3199000000", "bwmgr_halt": "1"}
+    assert control.within_caps(locked) == {**locked, "rate": "2133000000"}
+    unlocked = {"mrq_rate_locked": "0", "rate": ""}
+    assert control.within_caps(unlocked) == unlocked

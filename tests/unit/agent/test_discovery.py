@@ -11,6 +11,7 @@ from polythrottle.errors import InvalidInputError, NoDeviceError
 from polythrottle.measurement import Provenance
 from polythrottle_agent.devices import open_device
 from polythrottle_agent.discovery import Discovered, discover
+from polythrottle_agent.privileged.journal import Journal, Owner
 
 CPU = "sys/devices/system/cpu"
 
@@ -106,8 +107,8 @@ def test_a_counter_that_is_closed_leaves_a_host_without_a_meter_and_says_why(hos
         open_device("auto", None, 0, VirtualClock(), root=host)
 
 
-def test_real_hardware_has_no_workload_yet_and_says_so(host: Path) -> None:
-    with pytest.raises(NoDeviceError, match="no workload for real hardware yet"):
+def test_without_a_workload_it_says_how_to_name_one(host: Path) -> None:
+    with pytest.raises(NoDeviceError, match="no workload is named; name what it serves, as in --workload"):
         open_device("auto", None, 0, VirtualClock(), root=host)
 
 
@@ -142,3 +143,26 @@ def test_a_machine_with_nothing_to_set_has_no_control(tmp_path: Path) -> None:
     found = look(tmp_path)
     assert found.controls == {}
     assert any("no cpufreq policy" in note for note in found.notes)
+
+
+def test_a_cpu_that_somebody_switched_off_stays_off(host: Path) -> None:
+    put(host, f"{CPU}/cpu2/topology/core_id", 2)
+    put(host, f"{CPU}/cpu2/online", 0)
+    found = look(host)
+    assert found.controls["cpu_cores"].levels == (1.0, 2.0)
+    found.controls["cpu_cores"].apply(2.0)
+    assert (host / f"{CPU}/cpu2/online").read_text() == "0\n"
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_only_the_devices_own_journal_says_what_was_found(host: Path, tmp_path: Path, ours: bool) -> None:
+    put(host, "proc/sys/kernel/random/boot_id", "this-boot")
+    device = look(host).identity.id
+    state = tmp_path / "state"
+    journal = Journal(state, "this-boot", device if ours else "nvidia:GPU-1")
+    journal.add(Owner("a run", 0, 1), {"cpu_cores": {"cpu1": "1"}})
+    put(host, f"{CPU}/cpu1/online", 0)
+    found = discover(host, clock=VirtualClock(), state_dir=state)
+    assert found.identity.id == device
+    levels = found.controls["cpu_cores"].levels if "cpu_cores" in found.controls else ()
+    assert (levels == (1.0, 2.0)) is ours

@@ -92,3 +92,21 @@ def test_a_level_beyond_the_limits_is_refused_at_the_write(tmp_path: Path) -> No
         bounds.check(2133.0, LEVELS)
     with pytest.raises(InvalidInputError, match="mem_freq_mhz has no level 1234 here"):
         bounds.check(1234.0, LEVELS)
+
+
+def test_limits_that_are_edited_bound_the_next_write(tmp_path: Path) -> None:
+    found = limits(tmp_path, "mem_freq_mhz: {max: 2133}")
+    bounds = Bounds.of("mem_freq_mhz", found)
+    bounds.check(2133.0, LEVELS)
+    limits(tmp_path, "mem_freq_mhz: {max: 700}")
+    found.reread()
+    assert bounds.allowed(LEVELS) == (204.0, 665.6)
+    with pytest.raises(InvalidInputError, match="outside the limits"):
+        bounds.check(2133.0, LEVELS)
+    (tmp_path / "etc/polythrottle/limits.yaml").write_text("mem_freq_mhz: {max: ")
+    with pytest.raises(InvalidInputError, match="is not YAML"):
+        found.reread()
+    assert bounds.allowed(LEVELS) == (204.0, 665.6), "limits that cannot be read take none away"
+    (tmp_path / "etc/polythrottle/limits.yaml").unlink()
+    found.reread()
+    assert bounds.allowed(LEVELS) == LEVELS

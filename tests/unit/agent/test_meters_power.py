@@ -44,7 +44,7 @@ def test_without_a_window_it_says_so() -> None:
     meter = power_meter(lambda: PowerReading(6.0))
     assert meter.end() == Unavailable("the meter's window was never opened")
     meter.begin()
-    time.sleep(0.1)
+    time.sleep(0.5)
     assert isinstance(meter.end(), EnergyWindow)
     assert isinstance(meter.end(), Unavailable)
 

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from polythrottle.cli.main import invoke
 from polythrottle_agent import service_install
+from polythrottle_agent.nvidia_gpu import SeveralGpus
+from polythrottle_agent.ports import ControlError
 from polythrottle_agent.service_install import AGENT_UNIT, HELPER_UNIT, LAYOUT, InstallError
 
 PROGRAMS = Path("/opt/polythrottle/bin")
@@ -147,6 +151,56 @@ def test_the_command_lays_out_a_root_and_says_what_to_run(
     assert "systemctl enable polythrottle-helper.service" in out
     assert invoke(["uninstall", "--root", str(tmp_path)]) == 0
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_the_gpu_to_serve_is_named_in_the_unit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("install-service", "--root", str(tmp_path), "--programs", str(PROGRAMS))
+    assert invoke([*arguments, "--gpu", "GPU-1a2b"]) == 0
+    text = unit(tmp_path, HELPER_UNIT)
+    assert values(text, "ExecStart") == [f"{PROGRAMS}/polythrottle-helper --gpu GPU-1a2b"]
+    assert values(text, "ExecStopPost") == [f"+{PROGRAMS}/polythrottle-helper --restore --gpu GPU-1a2b"]
+    for name in ("GPU 1", "GPU-%h", "a\nExecStartPre=/bin/sh"):
+        capsys.readouterr()
+        assert invoke([*arguments, "--gpu", name]) == 1
+        assert "neither a UUID nor a PCI address" in capsys.readouterr().err
+
+
+@dataclass(frozen=True)
+class Found:
+    gpu: str | None
+
+
+def test_several_gpus_and_none_named_is_refused_before_anything_is_written() -> None:
+    def discover(_: Path, *, gpu: str | None, **__: object) -> Any:
+        if gpu is None:
+            raise SeveralGpus(["GPU-1", "GPU-2"])
+        if gpu not in ("GPU-1", "0000:18:00.0"):
+            raise ControlError(f"{gpu!r} names no GPU")
+        return Found("GPU-1")
+
+    with pytest.raises(InstallError, match=r"2 GPUs \(GPU-1, GPU-2\).* install-service --gpu GPU-1"):
+        service_install.gpu_to_serve(None, discover)
+    with pytest.raises(InstallError, match="GPU-9 cannot be served: 'GPU-9' names no GPU"):
+        service_install.gpu_to_serve("GPU-9", discover)
+    assert service_install.gpu_to_serve("0000:18:00.0", discover) == "GPU-1"
+
+
+def test_where_nobody_has_to_name_a_gpu_none_is_written() -> None:
+    def discover(_: Path, **__: object) -> Any:
+        return Found(None)
+
+    assert service_install.gpu_to_serve(None, discover) is None
+    with pytest.raises(InstallError, match="there is no NVIDIA GPU"):
+        service_install.gpu_to_serve("GPU-1", discover)
+
+
+def test_nothing_that_was_never_installed_is_said_to_be_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert invoke(["uninstall", "--root", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "Nothing to remove" in out
+    assert "audit log" not in out
 
 
 def test_a_command_that_fails_is_one_sentence() -> None:

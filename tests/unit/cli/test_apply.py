@@ -48,6 +48,21 @@ def test_a_file_is_applied_held_and_put_back(
     assert "held      The SLO (p99 ≤ 200 ms) is met" in out
 
 
+def test_a_result_of_the_real_board_is_applied_to_the_emulated_one_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = {
+        "schema": "polythrottle-result/1",
+        "provenance": "measured",
+        "device": {"id": "jetson:orin-nano-8gb:1", "board": "orin-nano-8gb", "label": "my board"},
+        "chosen": {"configuration": {"gpu_freq_mhz": 612.0}},
+    }
+    code = invoke(["apply", settings(tmp_path, result), "--for", "10m", "--latency-slo", "200ms", *NANO])
+    out = capsys.readouterr().out
+    assert code == 0, out
+    assert "warning   this was found on my board (measured), and here is" in out
+
+
 def test_what_is_not_confirmed_reverts_with_exit_code_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -67,7 +82,18 @@ def test_what_is_not_confirmed_reverts_with_exit_code_1(
         (("--for", "1m"), {"gpu_freq": 612}, "did you mean gpu_freq_mhz"),
         (("--for", "1m"), {"gpu_freq_mhz": True}, "must be a number"),
         (("--for", "1m"), [1], "must map knobs"),
-        (("--for", "1m"), "{", "cannot be read as YAML"),
+        (("--for", "1m"), "{", "is neither YAML nor JSON at line 1; write for example `gpu_freq_mhz: 612`"),
+        (("--for", "1m"), "gpu_freq_mhz: 612\n\tmem: [", "is neither YAML nor JSON at line 2"),
+        (
+            ("--for", "1m"),
+            {
+                "schema": "polythrottle-result/1",
+                "provenance": "measured",
+                "device": {"id": "jetson:tx2:1", "board": "tx2", "label": "a TX2"},
+                "chosen": {"configuration": {"gpu_freq_mhz": 612.0}},
+            },
+            "This was found on a TX2 (tx2), and here is",
+        ),
         (("--for", "1m"), {"schema": "polythrottle-result/1", "chosen": None}, "must map knobs"),
         (("--keep", "--yes"), {"gpu_freq_mhz": 612}, "use --for"),
     ],

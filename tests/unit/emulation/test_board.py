@@ -115,3 +115,33 @@ def test_an_interrupted_run_is_counted_and_leaves_the_board_idle() -> None:
     assert board.energy_counter_j() == pytest.approx(100.0)
     board.clock.sleep(1.0)
     assert board.energy_counter_j() < 120.0
+
+
+def test_a_batch_that_is_not_full_costs_what_one_of_its_size_costs() -> None:
+    """Latency and energy of 3 queries on a board set to 8 are those of a board whose batch is 3."""
+    spent = []
+    for batch, n_queries in ((8, 3), (3, None), (8, None)):
+        board = EmulatedBoard(Behaviour.of("tx2", "efficientnet-b4"), VirtualClock(), seed=5)
+        board.set_batch(batch)
+        before_j = board.energy_counter_j()
+        latency_s = board.begin_batch(n_queries)
+        board.clock.sleep(latency_s)
+        spent.append((latency_s, board.energy_counter_j() - before_j))
+    assert spent[0] == pytest.approx(spent[1])
+    assert spent[2][0] > 1.5 * spent[0][0]
+    assert spent[2][1] > 1.5 * spent[0][1]
+
+
+def test_clocks_that_change_in_a_small_batch_charge_that_batch() -> None:
+    board = EmulatedBoard(Behaviour.of("tx2", "efficientnet-b4"), VirtualClock(), seed=5)
+    board.set_batch(16)
+    latency_s = board.begin_batch(1)
+    board.nodes.gpu_max_mhz = board.nodes.gpu_min_mhz = 624.75
+    board.clocks_changed()
+    before_j = board.energy_counter_j()
+    board.clock.sleep(latency_s / 2)
+    watts = (board.energy_counter_j() - before_j) / (latency_s / 2)
+    alone = board.behaviour.point(
+        cpu_mhz=board.cpu_under_load_mhz, gpu_mhz=624.75, mem_mhz=board.mem_under_load_mhz, batch=1
+    )
+    assert watts == pytest.approx(board.behaviour.latency_and_power(alone)[1])

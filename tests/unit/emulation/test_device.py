@@ -11,7 +11,6 @@ from polythrottle.studies import MeasurementPlan
 from polythrottle_agent.emulation import BOARDS, WORKLOADS, open_emulated
 from polythrottle_agent.emulation.behaviour import Behaviour
 from polythrottle_agent.ports import Control, Device, EnergyWindow, Served
-from polythrottle_agent.workloads.emulated import is_bounded, sampling_error, statistic_of
 
 PLAN = MeasurementPlan()
 
@@ -135,19 +134,12 @@ def test_a_window_too_short_for_p99_says_so() -> None:
     assert served.aborted_reason is None
 
 
-def test_bounded_means_ten_queries_expected_beyond() -> None:
-    assert is_bounded(1000, 0.99)
-    assert not is_bounded(999, 0.99)
-    assert is_bounded(200, 0.95)
-    assert not is_bounded(1000, 0.999)
-    assert not is_bounded(15, 0.5)
-
-
 def test_a_window_over_the_abort_limit_is_cut_short() -> None:
     device = _device()
     device.controls["gpu_freq_mhz"].apply(306.0)
     served, _ = _window(device, MeasurementPlan(abort_latency_s=0.050, abort_after_queries=50))
-    assert served.n_queries == 50
+    assert 4 <= served.n_queries <= 50  # two seconds came before 50 queries
+    assert served.duration_s == pytest.approx(2.0, abs=0.1)
     assert served.aborted_reason is not None
     assert "p99" in served.aborted_reason
     assert _latency(served).latency_s > 0.050
@@ -184,16 +176,6 @@ def test_latency_error_covers_the_scatter_of_repeats() -> None:
     scatter = statistics.stdev(r.latency_s for r in readings)
     reported = statistics.fmean(r.standard_error_s or 0.0 for r in readings)
     assert reported == pytest.approx(scatter, rel=0.3)
-
-
-def test_sampling_error_of_a_percentile_is_that_of_repeated_samples() -> None:
-    import random
-
-    rng = random.Random(1)
-    samples = [[rng.gauss(100.0, 5.0) for _ in range(1000)] for _ in range(300)]
-    truth = statistics.stdev(statistic_of(sample, 0.99) for sample in samples)
-    reported = statistics.fmean(sampling_error(sample, 0.99) for sample in samples)
-    assert reported == pytest.approx(truth, rel=0.2)
 
 
 @pytest.mark.parametrize(

@@ -242,6 +242,17 @@ def test_a_database_of_a_newer_release(lab):
     assert revision_of(lab.path) == "9999"
 
 
+def test_a_database_that_a_development_build_left(lab):
+    """At the newest revision by its name, and of other tables: one sentence, and no stack."""
+    lab.whole(slo="40ms")
+    studies = lab.open()
+    with sqlite3.connect(lab.path) as connection:
+        connection.execute("ALTER TABLE study RENAME COLUMN spec TO question")
+    with pytest.raises(StateError, match=r"other tables than this release makes.*move it away") as raised:
+        studies.list()
+    one_sentence(raised, lab.path)
+
+
 def test_a_database_of_another_program(tmp_path):
     path = tmp_path / "s.sqlite3"
     with sqlite3.connect(path) as connection:
@@ -404,7 +415,7 @@ def test_a_log_beside_a_database_that_cannot_be_written_is_read_too(shelf):
 
 def test_an_old_database_that_cannot_be_written_is_not_migrated(shelf, monkeypatch):
     at_rest(shelf)
-    monkeypatch.setattr(ScriptDirectory, "get_heads", lambda _: ["0002"])
+    monkeypatch.setattr(ScriptDirectory, "get_heads", lambda _: ["the next one"])
     with sealed(shelf.path, directory=True), pytest.raises(StateError) as raised:
         shelf.open()
     assert "must first be brought up to date" in one_sentence(raised, shelf.path)

@@ -68,10 +68,16 @@ def bench(tmp_path: Path) -> Callable[..., Bench]:
         directory = tmp_path / "board"
         board = FileBoard(directory) if directory.exists() else FileBoard.as_found(directory)
         clock = VirtualClock()
-        journal = Journal(tmp_path, boot, files)
         found = discover_file_board(tmp_path)
-        on_disk = OnDisk(journal, AuditLog(tmp_path, files), found.identity.id, HELPER, exclusive=False)
+        journal = Journal(tmp_path, boot, found.identity.id, files)
         marks = [Marks()]
+        on_disk = OnDisk(
+            journal,
+            AuditLog(tmp_path, files),
+            HELPER,
+            exclusive=False,
+            power_mode=lambda: marks[0].power_mode,
+        )
         service = Service(
             identity=found.identity,
             custody=Custody(

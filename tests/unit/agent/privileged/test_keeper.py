@@ -17,16 +17,19 @@ from polythrottle_agent.privileged.journal import Journal, Owner
 from polythrottle_agent.privileged.keeper import Keeper, restore_order
 from polythrottle_agent.privileged.on_disk import OnDisk
 from polythrottle_agent.privileged.patient import PatientControl
-from polythrottle_agent.privileged.restoring import restore_from_journal, what_restore_would_do
 from tests.fakes.file_board import FileBoard, FileControl
 
 OWNER = Owner("a run", 0, 1)
+BOOT = "boot"
+
+
+def journal_in(state: Path, boot: str = BOOT, files: Files | None = None) -> Journal:
+    return Journal(state, boot, "file:board", files)
 
 
 def keeper_over(board: FileBoard, state: Path, files: Files | None = None, *, dies: bool = False) -> Keeper:
     """`dies`: it holds no lock, as a process that was killed."""
-    journal, audit = Journal(state, "boot", files), AuditLog(state, files)
-    on_disk = OnDisk(journal, audit, "file:board", OWNER, exclusive=not dies)
+    on_disk = OnDisk(journal_in(state, files=files), AuditLog(state, files), OWNER, exclusive=not dies)
     return Keeper(board.controls(), VirtualClock(), on_disk)
 
 
@@ -64,6 +67,17 @@ def test_two_cannot_write_the_same_device(board: FileBoard, tmp_path: Path) -> N
     with pytest.raises(DeviceBusyError, match=f"in use by process {os.getpid()}"):
         keeper_over(board, tmp_path).take()
     first.release()
+    keeper_over(board, tmp_path).take()
+
+
+def test_who_is_refused_holds_no_lock(board: FileBoard, tmp_path: Path) -> None:
+    kept = keeper_over(board, tmp_path, dies=True)
+    kept.take()
+    kept.safekeeping.keep(None, "the SLO is met")
+    refused = keeper_over(board, tmp_path)
+    with pytest.raises(DeviceBusyError, match="keeps a configuration"):
+        refused.take()
+    kept.release()
     keeper_over(board, tmp_path).take()
 
 
@@ -110,48 +124,20 @@ def test_a_kept_configuration_is_not_touched_by_the_next_run(board: FileBoard, t
     assert board.state()["gpu_freq_mhz"] == "408"
 
 
-def test_restore_puts_back_what_is_kept_and_says_before_what_it_would(
+def test_a_kept_configuration_that_was_put_back_in_part_keeps_nobody_out(
     board: FileBoard, tmp_path: Path
 ) -> None:
     keeper = keeper_over(board, tmp_path, dies=True)
     keeper.take()
-    keeper.apply({"gpu_freq_mhz": 408.0})
-    keeper.safekeeping.keep(None, "the SLO is met")
-    journal = Journal(tmp_path, "boot")
-    entry, pending = what_restore_would_do(journal, board.controls(), VirtualClock())
-    assert entry is not None
-    assert [(one.knob, one.now) for one in pending if one.differs] == [("gpu_freq_mhz", {"level": "408"})]
-    done = restore_from_journal(journal, AuditLog(tmp_path), board.controls(), VirtualClock(), "test")
-    assert set(done.knobs) == set(board.state())
-    assert board.is_as_found
-    again = restore_from_journal(journal, AuditLog(tmp_path), board.controls(), VirtualClock(), "test")
-    assert again.entry is None
-
-
-def test_a_control_that_is_gone_is_reported_and_its_original_stays(board: FileBoard, tmp_path: Path) -> None:
-    keeper = keeper_over(board, tmp_path, dies=True)
-    keeper.take()
     keeper.apply({"gpu_freq_mhz": 408.0, "mem_freq_mhz": 204.0})
-    controls = board.controls()
-    gone = controls.pop("gpu_freq_mhz")
-    journal = Journal(tmp_path, "boot")
-    done = restore_from_journal(journal, AuditLog(tmp_path), controls, VirtualClock(), "test")
-    assert [problem.knob for problem in done.not_restored] == ["gpu_freq_mhz"]
-    assert board.state()["mem_freq_mhz"] == "unlocked"
-    controls["gpu_freq_mhz"] = gone
-    done = restore_from_journal(journal, AuditLog(tmp_path), controls, VirtualClock(), "test")
-    assert done.knobs == ("gpu_freq_mhz",)
+    keeper.safekeeping.keep(None, "the SLO is met")
+    board.fail_writes("gpu_freq_mhz", 100)
+    keeper.release()
+    board.clear_faults()
+    following = keeper_over(board, tmp_path)
+    following.take()
+    assert following.originals["gpu_freq_mhz"] == {"level": "612"}
     assert board.is_as_found
-
-
-def test_another_boot_puts_nothing_back(board: FileBoard, tmp_path: Path) -> None:
-    keeper = keeper_over(board, tmp_path, dies=True)
-    keeper.take()
-    keeper.apply({"gpu_freq_mhz": 408.0})
-    journal = Journal(tmp_path, "after a reboot")
-    done = restore_from_journal(journal, AuditLog(tmp_path), board.controls(), VirtualClock(), "test")
-    assert done.entry is None
-    assert board.state()["gpu_freq_mhz"] == "408"
 
 
 @pytest.mark.parametrize("level", [307.0, "unlocked", "nonsense"])
@@ -189,7 +175,7 @@ class HangingControl(FileControl):
 def test_a_driver_that_hangs_keeps_no_other_from_its_original(board: FileBoard, tmp_path: Path) -> None:
     hanging = HangingControl(board.directory, "mem_freq_mhz")
     controls = {**board.controls(), "mem_freq_mhz": hanging}
-    on_disk = OnDisk(Journal(tmp_path, "boot"), AuditLog(tmp_path), "file:board", OWNER)
+    on_disk = OnDisk(journal_in(tmp_path), AuditLog(tmp_path), OWNER)
     patient = {name: PatientControl(control, patience_s=0.1) for name, control in controls.items()}
     keeper = Keeper(patient, VirtualClock(), on_disk)
     keeper.take()
@@ -228,7 +214,7 @@ def test_a_restore_that_moves_another_control_is_noticed(
 ) -> None:
     pushy = PushyControl(board.directory, "power_limit_w")
     pushy.pushes = pushes
-    on_disk = OnDisk(Journal(tmp_path, "boot"), AuditLog(tmp_path), "file:board", OWNER)
+    on_disk = OnDisk(journal_in(tmp_path), AuditLog(tmp_path), OWNER)
     keeper = Keeper({**board.controls(), "power_limit_w": pushy}, VirtualClock(), on_disk)
     keeper.take()
     keeper.apply({"power_limit_w": 10.0})

@@ -1,0 +1,1 @@
+"""Latencies of queues whose truth is known, through the estimators that judge an SLO."""

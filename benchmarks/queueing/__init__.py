@@ -1,0 +1,1 @@
+"""Makes the table of `polythrottle.optimizer.queue_table`."""
