@@ -16,6 +16,7 @@ from polythrottle.errors import DeviceBusyError
 from polythrottle.objective import LatencySlo
 from polythrottle.spaces import LEVEL_SEPARATOR
 from polythrottle.study import Estimate, Study, Verdict
+from polythrottle.traffic import LiveOptions
 from polythrottle_agent.guard.events import GuardEvent, Kind, Listener, now_utc
 from polythrottle_agent.guard.falling_back import HeldSwitch, NotSwitched, Settings, Switch
 from polythrottle_agent.guard.opening import Guarded
@@ -130,7 +131,7 @@ def same_again(
         objective=spec.objective,
         max_trials=spec.max_trials,
         max_time_s=spec.max_time_s,
-        safe=True,
+        live=LiveOptions(),
         seed=spec.seed,
     )
 

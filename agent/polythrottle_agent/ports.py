@@ -169,7 +169,8 @@ class Served:
     """What a workload saw in one window. `latency` is the SLO's statistic, over lost queries too.
 
     `n_queries` are the good ones, that energy is divided by. `void_reason` says why the window proves
-    nothing: the load itself could not be kept up. `notes` are sentences for the measurement.
+    nothing: the load itself could not be kept up. `notes` are sentences for the measurement. `rate_per_s` is
+    how many queries are due a second in the long run, where a load of that rate was served.
     """
 
     n_queries: int
@@ -179,6 +180,7 @@ class Served:
     lost: Lost = Lost()
     void_reason: str | None = None
     notes: tuple[str, ...] = ()
+    rate_per_s: float | None = None
 
 
 MayEnd = Callable[[], bool]

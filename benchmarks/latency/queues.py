@@ -6,6 +6,7 @@ The mean service time is 1: latencies are in units of it.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,6 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+
+CHUNK = 10_000
+"""Queries that are worked out at once."""
 
 STEP = 0.002
 CELLS = 1 << 20
@@ -36,22 +40,27 @@ class Queue:
     def name(self) -> str:
         return {"M": "M/M/1", "D": "M/D/1"}.get(self.service, f"M/G/1 {self.service}")
 
-    def latencies(self, n: int, rng: np.random.Generator, warm_up: int = 20) -> Floats:
-        """Of n queries in a row, by Lindley's recursion, after `warm_up` others into the empty queue."""
-        n += warm_up
-        served = self._services(n, rng)
-        gaps = rng.exponential(1.0 / self.load, n)
-        steps = np.empty(n)
-        steps[0] = 0.0
-        steps[1:] = served[:-1] - gaps[1:]
-        walk = np.cumsum(steps)
-        waits = walk - np.minimum(np.minimum.accumulate(walk), 0.0)
-        return (waits + served)[warm_up:]
+    def latencies(self, rng: np.random.Generator, warm_up: int = 20) -> Iterator[Floats]:
+        """In order of arrival, without end, by Lindley's recursion.
+
+        The first `warm_up` queries, which find the server idle or nearly so, are left out: as many as a trial
+        serves before its window.
+        """
+        wait = 0.0
+        while True:
+            served = self._services(CHUNK + warm_up, rng)
+            gaps = rng.exponential(1.0 / self.load, CHUNK + warm_up)
+            walk = wait + np.concatenate([[0.0], np.cumsum(served - gaps)])
+            waits = walk - np.minimum(np.minimum.accumulate(walk), 0.0)
+            yield (waits[:-1] + served)[warm_up:]
+            wait, warm_up = float(waits[-1]), 0
 
     def quantile(self, quantile: float) -> float:
         """By theory, over all time."""
         if self.service == "M":
             return -math.log(1.0 - quantile) / (1.0 - self.load)
+        if self.service == "D" and quantile <= 1.0 - self.load:
+            return 1.0  # they find the server idle
         return float(np.interp(quantile, _distribution(self), STEP * np.arange(CELLS)))
 
     def mean(self) -> float:
@@ -82,7 +91,8 @@ class Queue:
         if self.service == "lognormal":
             with np.errstate(divide="ignore"):
                 deviates = (np.log(x) + 0.5 * LOG_SD**2) / LOG_SD
-            return 0.5 * np.vectorize(math.erfc)(deviates / math.sqrt(2.0))
+            tails: Floats = 0.5 * np.vectorize(math.erfc)(deviates / math.sqrt(2.0))
+            return tails
         return (1.0 + x / (PARETO_SHAPE - 1.0)) ** -PARETO_SHAPE
 
 
@@ -103,8 +113,8 @@ def _distribution(queue: Queue) -> Floats:
     waits = (1.0 - queue.load) / (1.0 - queue.load * transformed)
     cells = np.fft.irfft(waits * np.fft.rfft(served, 2 * CELLS), 2 * CELLS)[:CELLS]
     # A cell's mass lies around its step: half of it is counted up to the step.
-    below = np.cumsum(cells)
-    return np.maximum.accumulate(below - 0.5 * cells)
+    below: Floats = np.maximum.accumulate(np.cumsum(cells) - 0.5 * cells)
+    return below
 
 
 def _integral_beyond(beyond: Floats, edges: Floats) -> Floats:

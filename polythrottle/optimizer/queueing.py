@@ -25,7 +25,7 @@ from polythrottle.physics import DeviceModel, OperatingPoint, idle_power, latenc
 
 LEAST_LOAD, MOST_LOAD = 0.03, 1.0
 DYNAMIC_SHARE = 0.9
-"""Members whose batches form from what waits, as inference servers do. Only a load generator sends full ones."""
+"""Members whose batches form from what waits, as inference servers do; only a load generator fills them."""
 BEYOND, MOST_BEYOND = 12.0, 6.0
 """Beyond the table's last load log latency rises by so much a unit of load, and by so much at most: a queue
 that grows without end has no percentile, but a window of one looks worse the faster it grows."""

@@ -22,7 +22,12 @@ mkdir -p "$1"
 cache=$(cd "$1" && pwd)
 log=$cache/build.log
 suite=bookworm
-contents=systemd,systemd-sysv,dbus,python3-venv,kmod,procps,util-linux,passwd
+base_options=(--variant=essential
+  --include=systemd,systemd-sysv,dbus,python3-venv,kmod,procps,util-linux,passwd
+  --dpkgopt=force-unsafe-io
+  --dpkgopt='path-exclude=/usr/share/man/*'
+  --dpkgopt='path-exclude=/usr/share/doc/*'
+  --dpkgopt='path-exclude=/usr/share/locale/*')
 in_guest=/opt/polythrottle
 PATH=$PATH:/sbin:/usr/sbin
 
@@ -42,7 +47,7 @@ source=$(ls /usr/src/linux-source-*.tar.xz 2>/dev/null | sort -V | tail -1)
 trap fail ERR
 
 kernel=$cache/kernel-$release
-base=$cache/base-$suite-$(echo "$contents" | sha256sum | cut -c1-8).tar
+base=$cache/base-$suite-$(echo "${base_options[@]}" | sha256sum | cut -c1-8).tar
 wheels=$cache/wheels
 root=$cache/root
 
@@ -50,7 +55,7 @@ root=$cache/root
 make_base() {
   [ ! -e "$base" ] || return 0
   rm -f "$cache"/base-*
-  mmdebstrap --quiet --format=tar --variant=minbase --include="$contents" "$suite" "$base.partial" >>"$log" 2>&1 ||
+  mmdebstrap --quiet --format=tar "${base_options[@]}" "$suite" "$base.partial" >>"$log" 2>&1 ||
     { tail -3 "$log" >&2; skip "a Debian root file system cannot be made here"; }
   mv "$base.partial" "$base"
   step "root file system made"
@@ -102,12 +107,13 @@ make_initramfs() {
 # What a user installs, for the guest's Python: this checkout, and what it needs to tune without torch.
 make_wheels() {
   rm -rf "$cache/wheel"
-  "$python" -m pip wheel -q --no-deps -w "$cache/wheel" "$repository" >>"$log" 2>&1
+  # PIP_ARGS holds several words.
+  "$python" -m pip wheel ${PIP_ARGS-} -q --no-deps -w "$cache/wheel" "$repository" >>"$log" 2>&1
   local wanted
   wanted=$(cat "$repository/pyproject.toml" "$repository/constraints.txt" | sha256sum | cut -c1-16)
   [ ! -e "$wheels/.for-$wanted" ] || return 0
   rm -rf "$wheels"
-  "$python" -m pip download -q -d "$wheels" --python-version 3.11 --implementation cp \
+  "$python" -m pip download ${PIP_ARGS-} -q -d "$wheels" --python-version 3.11 --implementation cp \
     --platform manylinux2014_x86_64 --platform manylinux_2_28_x86_64 --only-binary :all: \
     -c "$repository/constraints.txt" "$cache"/wheel/*.whl sqlmodel alembic >>"$log" 2>&1
   rm "$wheels"/polythrottle-*.whl

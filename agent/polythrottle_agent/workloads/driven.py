@@ -201,6 +201,7 @@ class DrivenWorkload:
                 *((f"load: {report}",) if self._n_windows == 1 or report.is_noteworthy else ()),
                 *(() if failure is None else (f"failures: {failure}",)),
             ),
+            rate_per_s=None if self._load.arrivals is None else self._load.arrivals.rate_per_s,
         )
 
     async def _open(self, connections: int) -> None:

@@ -175,7 +175,8 @@ class QueuedEmulatedWorkload:
             traffic.serve_batch(sinks)
         latency = window.reading(Provenance.EMULATED, latency_scatter(board.energy_scatter))
         duration_s = board.clock.now() - began_s
-        return Served(window.n_good, duration_s, latency, window.aborted_reason, lost)
+        rate_per_s = self._arrivals.rate_per_s
+        return Served(window.n_good, duration_s, latency, window.aborted_reason, lost, rate_per_s=rate_per_s)
 
     def _running(self) -> _Traffic:
         """The traffic that runs, or new traffic where time has passed since."""

@@ -18,9 +18,6 @@ from verdicts import check, expect, wait_for
 SOCKET = Path("/run/polythrottle/helper.sock")
 STATE = Path("/var/lib/polythrottle")
 
-LEASE_S = 15.0
-"""A client's silence that ends its lease, and so the longest that a clock may stay set after a hang."""
-
 WATCHDOG = "1min"
 EXPOSURE_AT_MOST = 3.0
 """systemd's own judgement of how open a service is, from 0 to 10."""
@@ -95,7 +92,7 @@ def tuning(stock: dict[str, str]) -> None:
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        took = wait_for(lambda: settings() == stock, LEASE_S, "the stock settings")
+        took = wait_for(lambda: settings() == stock, PATIENCE_S, "the stock settings")
         expect(HELPER.state == "active", f"the helper is {HELPER.state}")
         details.append(f"after {took:.1f} s")
 

@@ -28,7 +28,7 @@ def tune(*more: str, log: str) -> subprocess.Popen[bytes]:
     command = [
         PROGRAM, "tune", "--device", "auto", "--latency-slo", "mean<11ms", "--strategy", "random",
         "--workload", "command:/opt/checks/serve.py", "--meter", "command:/opt/checks/meter.sh",
-        "--knobs", "cpu_freq_mhz", "--precision", "20%", "--max-trials", "3", *more,
+        "--knobs", "cpu_freq_mhz=1500/2400", "--precision", "20%", *more,
     ]  # fmt: skip
     with open(f"/tmp/{log}", "wb") as output:
         return subprocess.Popen(

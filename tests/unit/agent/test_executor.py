@@ -22,7 +22,7 @@ from polythrottle.studies import Aborted, Assignment, Failed, Measured, Measurem
 from polythrottle.trial import STOCK, Purpose, Trial
 from polythrottle_agent.executor import Executor, Phase, StopRequested
 from polythrottle_agent.holding import HeldDevice
-from polythrottle_agent.ports import ControlError, EnergyWindow, Seen, Served
+from polythrottle_agent.ports import ControlError, EnergyWindow, Lost, Seen, Served
 
 if TYPE_CHECKING:
     from tests.unit.agent.conftest import Scripted
@@ -69,6 +69,33 @@ def test_a_trial_is_applied_settled_warmed_up_and_measured(scripted: Scripted, h
     assert measurement.notes == ()
     # The meter's script says 50 J for each of the two windows: before the measurement, and it.
     assert measurement.total_energy_j == 100.0
+
+
+@pytest.mark.parametrize(
+    ("answered", "lost", "rate_per_s", "expected"),
+    [
+        (90, 0, 50.0, 100.0),  # 10 fewer than the rate brings in 2 s: chance
+        (110, 0, 50.0, 100.0),
+        (45, 45, 50.0, 50.0),  # half of what comes is lost, whatever came
+        (60, 0, 50.0, 60.0),  # 4 standard deviations fewer: the service fell behind
+        (150, 0, 50.0, 150.0),
+        (90, 0, None, 90.0),
+    ],
+)
+def test_energy_is_per_query_that_the_rate_brings_in_the_long_run(
+    scripted: Scripted,
+    held: HeldDevice,
+    answered: int,
+    lost: int,
+    rate_per_s: float | None,
+    expected: float,
+) -> None:
+    scripted.workload.served = Served(answered, 2.0, LATENCY, lost=Lost(errors=lost), rate_per_s=rate_per_s)
+    scripted.meter.window = EnergyWindow(50.0, 2.0, 2.0)
+    energy = measured(run(scripted, held, {"gpu_freq_mhz": 500.0})).energy
+    assert isinstance(energy, EnergyReading)
+    assert energy.energy_j == pytest.approx(50.0 / expected)
+    assert energy.standard_error_j == pytest.approx(2.0 / expected)
 
 
 def test_energy_per_query_is_the_window_s_energy_over_its_queries(
