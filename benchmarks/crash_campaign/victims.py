@@ -92,6 +92,8 @@ def client(socket: Path, seed: int, watch: Watch, trials: int) -> Callable[[], i
 
     class Watched(HelperClient):
         def request(self, verb: str, **fields: Any) -> dict[str, Any]:
+            if verb == "heartbeat":  # sent by the clock: how many there are differs from run to run
+                return super().request(verb, **fields)
             watch(f"before request {verb}")
             answer = super().request(verb, **fields)
             watch(f"after request {verb}")
