@@ -68,6 +68,18 @@ def test_the_helper_can_write_clocks_and_reaches_no_network(laid_out: Path) -> N
     assert values(text, "StateDirectory") == ["polythrottle"]
 
 
+def test_stopping_the_helper_stops_the_agent_that_would_start_it_again(laid_out: Path) -> None:
+    unit = (laid_out / LAYOUT[AGENT_UNIT]).read_text()
+    assert f"Wants={HELPER_UNIT}\n" in unit
+    assert f"PartOf={HELPER_UNIT}\n" in unit
+
+
+def test_the_programs_are_looked_for_where_pip_puts_them() -> None:
+    """Which is not beside the interpreter for Debian's own Python: there it is /usr/local/bin."""
+    for name in service_install.PROGRAMS:
+        assert (service_install.programs_directory() / name).is_file()
+
+
 def test_the_agent_has_no_power_at_all(laid_out: Path) -> None:
     text = unit(laid_out, AGENT_UNIT)
     assert values(text, "User") == ["polythrottle"]
