@@ -258,17 +258,22 @@ def _kill_client(site: Site, seed: int, stride: int) -> Row:
     pid = spawn(victims.helper(site.target, site.state, site.socket, nobody), site.log)
     if not wait_until(lambda: listens(site), RESTORE_S):
         raise RuntimeError(f"the helper does not start; see {site.log}")
-    steps = count_steps(site, lambda w: victims.client(site.socket, seed, w, site.target.trials))
-    for step in range(0, steps, stride):
-        _expect_killed(
-            spawn(victims.client(site.socket, seed, KillAt(step), site.target.trials), site.log), site, row
-        )
-        row.lost += not site.originals_are_safe()
-        # The helper answers again, and without a lease, only when it has put the board back.
-        wait_until(lambda: not _held(site), RESTORE_S, step_s=0.03)
-        site.judge(row, f"step {step}", only_served=True)
-        site.judge_neighbours(row, f"step {step}")
-    stop(pid)
+    try:
+        steps = count_steps(site, lambda w: victims.client(site.socket, seed, w, site.target.trials))
+        for step in range(0, steps, stride):
+            _expect_killed(
+                spawn(victims.client(site.socket, seed, KillAt(step), site.target.trials), site.log),
+                site,
+                row,
+            )
+            row.lost += not site.originals_are_safe()
+            # The helper answers again, and without a lease, only when it has put the board back.
+            wait_until(lambda: not _held(site), RESTORE_S, step_s=0.03)
+            site.judge(row, f"step {step}", only_served=True)
+            site.judge_neighbours(row, f"step {step}")
+    finally:
+        # A campaign that fails must not leave a helper behind.
+        stop(pid)
     put_all_back(site, row, "at the end")
     return row
 
